@@ -1,0 +1,24 @@
+# `make demo` and `make test` do everything on a machine with Python >= 3.10 and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lab install lint
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[notebooks,dev]"
+	touch $@
+
+demo: install
+	$(BIN)/e4t demo
+
+test: install
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg -x notebooks
+
+lab: install
+	$(BIN)/jupyter lab notebooks
+
+lint: install
+	$(BIN)/ruff check .

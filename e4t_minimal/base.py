@@ -1,0 +1,102 @@
+"""A frozen text-to-image model: tokenizer, text encoder, VAE, U-Net, noise schedule, CLIP vision tower. Nothing of E4T.
+
+The only file that knows which base model it is. Axis letters here and everywhere: B batch, C H W channels, height, width
+(small h, w for latents), N tokens of a picture, D width of a word, L layers, T tokens of a prompt.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+DATA = Path(__file__).resolve().parent.parent / "data_samples"
+VISION = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # for bases that bring no vision tower
+
+
+@dataclass
+class Base:
+    """The parts of a latent diffusion model, as diffusers and transformers built them, unmodified and frozen."""
+    name: str
+    tokenizer: object
+    text_encoder: torch.nn.Module
+    vae: torch.nn.Module
+    unet: torch.nn.Module
+    scheduler: object
+    vision: torch.nn.Module
+    preprocessor: object
+
+    @property
+    def device(self):
+        return self.unet.device
+
+    @property
+    def dtype(self):
+        return self.unet.dtype
+
+    @property
+    def resolution(self) -> int:
+        """Height and width of its pictures in pixels."""
+        return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def pixels(self, images: list[Image.Image]) -> torch.Tensor:
+        """PIL pictures of any size and mode -> (B, 3, H, W) in [-1, 1], square: the middle is kept."""
+        return torch.stack([torch.from_numpy(np.array(square(x, self.resolution))) for x in images]).permute(0, 3, 1, 2).to(self.device, self.dtype) / 127.5 - 1
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) in [-1, 1] -> scaled latents (B, C, h, w); the mean of the posterior, so that it is the same every time."""
+        return self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
+
+    def decode(self, latents: torch.Tensor) -> list[Image.Image]:
+        """Scaled latents (B, C, h, w) -> PIL pictures."""
+        pixels = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        array = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
+        return [Image.fromarray(x) for x in array.cpu().numpy()]
+
+    def cls_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) in [-1, 1] -> the [CLS] tokens of every second layer of the vision tower, (B, L/2, N's width)."""
+        p, size = self.preprocessor, self.vision.config.image_size
+        mean, std = (torch.tensor(v, device=pixels.device, dtype=pixels.dtype).view(3, 1, 1) for v in (p.image_mean, p.image_std))
+        x = pixels if pixels.shape[-1] == size else F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+        hidden = self.vision((x / 2 + 0.5 - mean) / std, output_hidden_states=True).hidden_states  # L + 1 of (B, 1 + N, width)
+        return torch.stack([h[:, 0] for h in hidden[2::2]], dim=1)
+
+    def noisy(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(z_t, what the U-Net should predict) for timesteps t (B,): the noise, or v, as the base was trained."""
+        target = self.scheduler.get_velocity(latents, noise, t) if self.scheduler.config.prediction_type == "v_prediction" else noise
+        return self.scheduler.add_noise(latents, noise, t), target
+
+
+def square(image: Image.Image, size: int) -> Image.Image:
+    """The middle square as RGB, size x size; what is transparent becomes white."""
+    image = image.convert("RGBA")
+    paper = Image.new("RGBA", image.size, "white")
+    paper.alpha_composite(image)
+    side = min(paper.size)
+    left, top = (paper.width - side) // 2, (paper.height - side) // 2
+    return paper.convert("RGB").crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS if side != size else None)
+
+
+def load_base(name: str = "toy", vision: str = VISION, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Base:
+    """A Stable Diffusion by name: "toy" (shipped with this project), a local diffusers folder, or a hub id.
+
+    vision: hub id or folder of a transformers CLIP, used when the base brings no `image_encoder` of its own.
+    Raises ValueError with what to do when the folder is missing or is not a Stable Diffusion pipeline.
+    """
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+    path = str(DATA / "toy-sd") if name == "toy" else str(name)
+    try:
+        pipe = StableDiffusionPipeline.from_pretrained(path, dtype=dtype, safety_checker=None, requires_safety_checker=False)
+    except Exception as error:
+        raise ValueError(f"No Stable Diffusion at {path!r} ({str(error).splitlines()[0][:200]}). "
+                         'Give "toy", a folder saved by diffusers, or the id of a model on the hub.') from error
+    tower, preprocessor = pipe.image_encoder, pipe.feature_extractor
+    if tower is None:
+        tower, preprocessor = CLIPVisionModelWithProjection.from_pretrained(vision, dtype=dtype), CLIPImageProcessor.from_pretrained(vision)
+    base = Base(name, pipe.tokenizer, pipe.text_encoder, pipe.vae, pipe.unet, DDIMScheduler.from_config(pipe.scheduler.config), tower, preprocessor)
+    for part in (base.text_encoder, base.vae, base.unet, base.vision):
+        part.to(device).eval().requires_grad_(False)
+    return base

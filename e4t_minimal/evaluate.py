@@ -1,0 +1,150 @@
+"""How one knows that it worked: a judge that has seen only drawn pictures, and scores that it gives."""
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from .base import DATA, Base, square
+from .model import E4T
+from .sample import sample
+from .train import conditioning_gap, personalize, prepare
+from .world import BACKGROUNDS, DOMAINS, EXPRESSIONS, STYLES, Identity, Scene, caption, draw, identity
+
+PROMPTS = [  # (kind, prompt with {} for the subject, what the judge should find)
+    ("plain", "a photo of {}", {"style": "photo"}),
+    ("plain", "a photo of {} on a blue background", {"background": "blue"}),
+    ("background", "a photo of {} on the beach", {"background": "beach"}),
+    ("background", "a photo of {} in the forest", {"background": "forest"}),
+    ("background", "a photo of {} in space", {"background": "space"}),
+    ("style", "a pencil sketch of {}", {"style": "sketch"}),
+    ("style", "pixel art of {}", {"style": "pixel"}),
+    ("style", "a neon drawing of {}", {"style": "neon"}),
+]
+QUESTIONS = {"domain": list(DOMAINS), "style": list(STYLES), "background": list(BACKGROUNDS), "expression": list(EXPRESSIONS),
+             **{f"{name}.{attribute}": list(words) for name, domain in DOMAINS.items() for attribute, words in domain.attributes.items()}}
+
+
+class Judge(nn.Module):
+    """A small convolutional network that answers every one of QUESTIONS about a 64x64 picture. It trains nothing that it scores."""
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        layers, c = [], 3
+        for out, stride in [(width, 1), (2 * width, 2), (2 * width, 1), (4 * width, 2), (4 * width, 1), (4 * width, 2), (4 * width, 2)]:
+            layers += [nn.Conv2d(c, out, 3, stride, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
+            c = out
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2), nn.Linear(c * 16, 256), nn.ReLU())
+        self.heads = nn.ModuleDict({q.replace(".", "_"): nn.Linear(256, len(words)) for q, words in QUESTIONS.items()})
+
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(B, 3, 64, 64) in [-1, 1] -> {question: logits (B, words)}."""
+        seen = self.body(pixels)
+        return {q: self.heads[q.replace(".", "_")](seen) for q in QUESTIONS}
+
+    @torch.no_grad()
+    def read(self, images: list[Image.Image]) -> list[dict[str, str]]:
+        """PIL pictures -> one {question: word} each."""
+        pixels = torch.stack([torch.from_numpy(np.array(square(x, 64))) for x in images]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        answers = {q: logits.argmax(1).tolist() for q, logits in self(pixels).items()}
+        return [{q: QUESTIONS[q][found[i]] for q, found in answers.items()} for i in range(len(images))]
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path = DATA / "judge") -> "Judge":
+        path = Path(folder) / "model.safetensors"
+        if not path.exists():
+            raise ValueError(f"No judge at {folder}: model.safetensors not found. Train one with `python -m e4t_minimal.toy judge`.")
+        judge = cls()
+        judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+        return judge.eval()
+
+
+def identity_score(reading: dict, one: Identity) -> float:
+    """Share of the identity's visible attributes that the judge read right, 0..1."""
+    return float(np.mean([reading[f"{one.domain}.{a}"] == one.attributes[a] for a in one.visible]))
+
+
+def prompt_score(reading: dict, wanted: dict) -> float:
+    """Share of what the prompt asked for that the judge found, 0..1."""
+    return float(np.mean([reading[q] == word for q, word in wanted.items()]))
+
+
+def interval(values, seed: int = 0) -> dict:
+    """Mean of one number per identity with its 95 % bootstrap interval over identities."""
+    values = np.asarray(values, float)
+    means = np.random.default_rng(seed).choice(values, (2000, len(values))).mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return {"mean": round(float(values.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+def score(judge: Judge, pictures: list[Image.Image], one: Identity) -> dict[str, float]:
+    """Scores of the pictures of PROMPTS, in their order: identity in photos (plain and background prompts), by kind, and prompt."""
+    rows = [(kind, identity_score(reading, one), prompt_score(reading, wanted)) for (kind, _, wanted), reading in zip(PROMPTS, judge.read(pictures))]
+    by_kind = {kind: float(np.mean([i for k, i, _ in rows if k == kind])) for kind in ("plain", "background", "style")}
+    return {"identity": float(np.mean([i for k, i, _ in rows if k != "style"])), "prompt": float(np.mean([p for *_, p in rows])),
+            **{f"identity_{kind}": value for kind, value in by_kind.items()}}
+
+
+def _mean_scores(rows: list[dict]) -> dict:
+    return {key: interval([row[key] for row in rows]) for key in rows[0]}
+
+
+def evaluate(base: Base, weights: str | Path, domain: str, identities: int = 32, steps: tuple = (0, 5, 15), split: str = "held-out", seed: int = 0,
+             progress=lambda text, done, total: None, **how) -> dict:
+    """Everything that is known about a domain's E4T: floor, ceiling, gap, and scores per number of steps, as a JSON-able dict.
+
+    The pictures are drawn on white, with the mask that the toy world knows. `how` goes to `personalize`.
+    """
+    judge, people = Judge.from_pretrained(), [identity(domain, split, i) for i in range(identities)]
+    drawn = [draw(one, Scene()) for one in people]
+    images, total = [image for image, _, _ in drawn], identities * 2
+    report = {"domain": domain, "split": split, "identities": identities, "seed": seed, **how}
+    report["judge"] = interval([identity_score(r, one) for r, one in zip(judge.read(images), people)])
+    with torch.no_grad():
+        rebuilt = base.decode(base.encode(base.pixels(images)))
+    report["ceiling"] = interval([identity_score(r, one) for r, one in zip(judge.read(rebuilt), people)])
+    floor = []
+    for i, one in enumerate(people):
+        progress("class word", i, total)
+        floor.append(score(judge, sample(base, [p.format(f"a {domain}") for _, p, _ in PROMPTS], seed=seed + 100 * i), one))
+    report["floor"] = _mean_scores(floor)
+    rows = {n: [] for n in steps}
+    for i, (one, (image, _, mask)) in enumerate(zip(people, drawn)):
+        progress("personalize", identities + i, total)
+        model = E4T.from_pretrained(weights, base)
+        prompts = [p.format(model.placeholder.token) for _, p, _ in PROMPTS]
+        if i == 0:
+            report["gap"] = round(conditioning_gap(model, prepare(model, images, [caption(o, Scene(), subject=model.placeholder.token) for o in people])), 4)
+
+        def snapshot(n, seconds):
+            rows[n].append(score(judge, sample(model, prompts, image, seed=seed + 100 * i), one) | {"seconds": seconds})
+
+        spent, start = 0.0, time.perf_counter()
+        if 0 in rows:
+            snapshot(0, 0.0)
+        for state in personalize(model, image, mask, steps=max(steps), seed=seed, **how) if max(steps) else ():
+            if state["step"] + 1 in rows:
+                spent += time.perf_counter() - start
+                snapshot(state["step"] + 1, spent)
+                start = time.perf_counter()
+        model.detach()
+    report["steps"] = {str(n): _mean_scores(found) for n, found in rows.items()}
+    return report
+
+
+def normalised(report: dict, n: int, key: str = "identity") -> float:
+    """(identity - floor) / (ceiling - floor) after n steps."""
+    floor = report["floor"][key]["mean"]
+    return (report["steps"][str(n)][key]["mean"] - floor) / (report["ceiling"]["mean"] - floor)
+
+
+def save_report(report: dict, path: str | Path):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".tmp")
+    new.write_text(json.dumps(report, indent=2) + "\n")
+    new.rename(path)

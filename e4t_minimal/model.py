@@ -1,0 +1,107 @@
+"""E4T: a base model, S*, the encoder and the weight offsets, tied together by one loss."""
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from .base import Base
+from .encoder import Encoder, encoder_half, feature_width
+from .offsets import FoldedOffset, add_offsets, fold, remove_offsets
+from .placeholder import Placeholder
+from .regularizers import offset_l2
+
+
+class E4T:
+    """One domain's E4T on one base. Its offsets live on `base.unet` until `detach()`.
+
+    class_word: the domain's coarse word ("face"). picture: the concept's picture, once it has been personalized.
+    """
+
+    def __init__(self, base: Base, class_word: str, token: str = "S*", encoder: Encoder | None = None, offsets: dict | None = None, picture: Image.Image | None = None):
+        config = base.vision.config
+        self.base, self.picture = base, picture
+        self.placeholder = Placeholder(base, class_word, token)
+        width = base.text_encoder.config.hidden_size
+        self.encoder = (encoder or Encoder(config.hidden_size, config.num_hidden_layers // 2, feature_width(base.unet), width)).to(base.device)
+        self.offsets = add_offsets(base.unet, offsets)
+        self.empty = base.text_encoder(self.placeholder.tokenize([""], required=False)).last_hidden_state  # (1, T, D)
+
+    def parameters(self) -> list:
+        return [*self.encoder.parameters(), *(p for offset in self.offsets.values() for p in offset.parameters())]
+
+    def fold(self):
+        """Replace every offset by its rank-3 form: the same Delta, a hundredth of the numbers."""
+        folded = fold(self.offsets)
+        remove_offsets(self.base.unet)
+        self.offsets = add_offsets(self.base.unet, folded)
+
+    def detach(self) -> Base:
+        """Take the offsets off the base, which is then as it was."""
+        remove_offsets(self.base.unet)
+        return self.base
+
+    def embedding(self, cls_tokens: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """CLIP's (B, L/2, width) and the U-Net's (B, width) -> v* = v_class + s E (B, D), and s E alone (B, D)."""
+        offset = self.encoder(cls_tokens, features)
+        return self.placeholder.class_embedding + offset, offset
+
+    def features(self, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The U-Net's view of z_t (B, C, h, w) under the empty prompt, offsets on -> (B, width). No gradients."""
+        return encoder_half(self.base.unet, z_t, t, self.empty.expand(len(z_t), -1, -1))
+
+    def predict(self, data: dict, noise: torch.Tensor, t: torch.Tensor, cls_tokens: torch.Tensor | None = None) -> dict:
+        """One look at noisy pictures: what the U-Net should say and what it says, with S* from `cls_tokens` (default: the pictures' own)."""
+        z_t, target = self.base.noisy(data["latents"], noise, t)
+        v, offset = self.embedding(data["cls"] if cls_tokens is None else cls_tokens, self.features(z_t, t))
+        prediction = self.base.unet(z_t, t, self.placeholder.encode(data["ids"], v)).sample
+        return {"z_t": z_t, "target": target, "embedding": v, "offset": offset, "prediction": prediction}
+
+    def loss(self, data: dict, noise: torch.Tensor, t: torch.Tensor, l2: float, cls_tokens: torch.Tensor | None = None) -> dict:
+        """Diffusion loss + l2 * regularizer (paper). data: latents (B, C, h, w), cls, ids (B, T), mask (B, 1, h, w) or None."""
+        seen = self.predict(data, noise, t, cls_tokens)
+        error = (seen["prediction"].float() - seen["target"].float()).square()
+        if data.get("mask") is not None:  # the loss looks at the subject only
+            error = error * data["mask"] / data["mask"].mean()
+        diffusion, size = error.mean(), offset_l2(seen["offset"])
+        return seen | {"loss": diffusion + l2 * size, "diffusion": diffusion, "l2": size}
+
+    def save_pretrained(self, folder: str | Path, **card):
+        """Write config.json, encoder.safetensors (fp16), offsets.safetensors (folded) and the picture: beside, then renamed into place."""
+        folder = Path(folder)
+        if folder.exists() and not (folder / "e4t.json").exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder} exists and is not an E4T folder; nothing was written. Choose another name.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        new.chmod(0o755)
+        save_file({k: v.half().contiguous().cpu() for k, v in self.encoder.state_dict().items()}, new / "encoder.safetensors")
+        sides = {f"{name}.{side}": tensor.detach().contiguous().cpu() for name, offset in fold(self.offsets).items() for side, tensor in offset.state_dict().items()}
+        save_file(sides, new / "offsets.safetensors")
+        config = {"base": self.base.name, "class_word": self.placeholder.class_word, "token": self.placeholder.token, "encoder": self.encoder.config} | card
+        (new / "e4t.json").write_text(json.dumps(config, indent=2) + "\n")
+        if self.picture is not None:
+            self.picture.save(new / "picture.png")
+        for kept in folder.glob("*.md"):
+            shutil.copy(kept, new)
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, base: Base) -> "E4T":
+        """Read what `save_pretrained` wrote. ValueError if the folder is missing, foreign, or belongs to another base."""
+        folder = Path(folder)
+        missing = [name for name in ("e4t.json", "encoder.safetensors", "offsets.safetensors") if not (folder / name).exists()]
+        if missing:
+            raise ValueError(f"{folder} is not an E4T folder: {', '.join(missing)} not found. Make one with `e4t personalize`, or use data_samples/e4t-face.")
+        config = json.loads((folder / "e4t.json").read_text())
+        sides, weights = load_file(folder / "offsets.safetensors"), load_file(folder / "encoder.safetensors")
+        encoder = Encoder(**config["encoder"])
+        if encoder.config["word_width"] != base.text_encoder.config.hidden_size or encoder.config["unet_width"] != feature_width(base.unet):
+            raise ValueError(f"{folder} was made for the base {config['base']!r}, whose words or features have other widths than those of {base.name!r}.")
+        encoder.load_state_dict({k: v.float() for k, v in weights.items()})
+        offsets = {name: FoldedOffset(sides[f"{name}.left"], sides[f"{name}.right"]) for name in sorted({k.rsplit(".", 1)[0] for k in sides})}
+        picture = Image.open(folder / "picture.png") if (folder / "picture.png").exists() else None
+        return cls(base, config["class_word"], config["token"], encoder, offsets, picture)

@@ -1,0 +1,44 @@
+"""`python -m e4t_minimal.toy clip|vae|unet|judge|e4t|pack`: make the toy models again, from nothing, on a CPU."""
+import json
+from pathlib import Path
+
+import typer
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+RUNS = Path("runs")
+
+
+def _command(name: str, steps: int):
+    def command(steps: int = steps, seed: int = 0, resume: bool = False, folder: Path = RUNS / name):
+        from importlib import import_module
+
+        report = import_module(f".{name}", __package__).fit(folder, steps=steps, seed=seed, resume=resume)
+        (folder / "report.json").write_text(json.dumps(report, indent=2))
+        typer.echo(json.dumps(report, indent=2))
+    command.__doc__ = f"Train the toy {name} (checkpoints in runs/{name}, --resume goes on from the last one)."
+    app.command(name)(command)
+
+
+for _name, _steps in dict(clip=900, vae=3000, unet=3000, judge=1500).items():
+    _command(_name, _steps)
+
+@app.command()
+def e4t(domain: str = "face", steps: int = 600, dictionary_steps: int = 1500, seed: int = 0):
+    """Pretrain E4T on a domain (phase 1), into runs/e4t-DOMAIN."""
+    from .e4t import fit
+
+    folder = RUNS / f"e4t-{domain}"
+    (folder / "report.json").write_text(json.dumps(fit(folder, domain, steps, dictionary_steps, seed), indent=2))
+
+
+@app.command()
+def pack(what: str):
+    """Copy trained folders from runs/ to data_samples/ with their cards: toy-sd, judge, e4t-DOMAIN or faces."""
+    from . import pack as packer
+
+    name, _, domain = what.partition("-")
+    packer.e4t(RUNS, domain) if name == "e4t" else getattr(packer, what.replace("-", "_"))(RUNS)
+
+
+if __name__ == "__main__":
+    app()

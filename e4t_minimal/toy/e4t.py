@@ -1,0 +1,59 @@
+"""E4T's phase 1 on one domain of the toy world: first the dictionary, then the paper's loss."""
+import json
+import time
+
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ..base import load_base
+from ..model import E4T
+from ..train import conditioning_gap, learn_dictionary, prepare, pretrain
+from ..world import Identity, Scene, caption, named, rng_of
+from .data import pictures
+from .loop import bf16_is_faster
+
+
+def domain_pictures(model: E4T, domain: str, split: str, count: int, seed: int, plain: float) -> tuple[dict, list[dict]]:
+    """Prepared pictures whose captions call the subject S* and name the scene, so that S* need not explain it."""
+    rows = pictures(domain, split, count, seed, plain)
+    prompts = [caption(Identity(**who), Scene(**where), rng_of("prompt", seed, i), model.placeholder.token)
+               for i, (who, where) in enumerate(zip(rows["identities"], rows["scenes"]))]
+    return prepare(model, [Image.fromarray(x) for x in rows["images"]], prompts), rows["identities"]
+
+
+def words_of(model: E4T, domain: str, identities: list[dict]) -> torch.Tensor:
+    """(n, D): the token embeddings of the celebrities' names, also for pictures whose caption did not say the name."""
+    name = {json.dumps(one.attributes): one.name for one in named(domain)}
+    ids = model.placeholder.tokenizer.convert_tokens_to_ids([name[json.dumps(who["attributes"])] + "</w>" for who in identities])
+    return model.base.text_encoder.get_input_embeddings().weight[torch.tensor(ids)]
+
+
+def fit(folder, domain: str = "face", steps: int = 600, dictionary_steps: int = 1500, seed: int = 0):
+    torch.manual_seed(seed)
+    model, begun = E4T(load_base("toy"), domain), time.time()
+    log = open((folder.mkdir(parents=True, exist_ok=True) or folder) / "log.jsonl", "a")
+    validation, _ = domain_pictures(model, domain, "validation", 96, 1, 1.0)
+
+    def report(phase, step, **numbers):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            row = {"phase": phase, "step": step, "seconds": round(time.time() - begun), "gap": round(conditioning_gap(model, validation), 4), **numbers}
+        log.write(json.dumps(row) + "\n"), log.flush(), tqdm.write(json.dumps(row))
+        return row
+
+    autocast = bf16_is_faster()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        celebrities, who = domain_pictures(model, domain, "named", 6000, 1, 0.8)
+        people, _ = domain_pictures(model, domain, "train", 6000, 1, 0.8)
+        report("start", 0)
+        rows = []
+        loop = learn_dictionary(model, celebrities, words_of(model, domain, who), dictionary_steps, seed=seed)
+        for state in tqdm(loop, total=dictionary_steps, desc="dictionary", mininterval=10):
+            if (state["step"] + 1) % 250 == 0:
+                rows.append(report("dictionary", state["step"] + 1, loss=round(state["loss"].item(), 4)))
+        for state in tqdm(pretrain(model, people, steps, seed=seed), total=steps, desc="pretrain", mininterval=10):
+            if (state["step"] + 1) % 100 == 0:
+                rows.append(report("pretrain", state["step"] + 1, loss=round(state["terms"]["loss"].item(), 4), l2=round(state["terms"]["l2"].item(), 4)))
+    command = f"python -m e4t_minimal.toy e4t --domain {domain} --steps {steps} --dictionary-steps {dictionary_steps} --seed {seed}"
+    model.save_pretrained(folder / "model", command=command, seed=seed, seconds=round(time.time() - begun))
+    return {"command": command, "seconds": round(time.time() - begun), "rows": rows}

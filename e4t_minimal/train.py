@@ -1,0 +1,102 @@
+"""The two phases, as generators that yield their locals: they differ only in data, learning rate, weight of the L2 term and steps."""
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from .model import E4T
+
+
+@torch.no_grad()
+def prepare(model: E4T, images: list[Image.Image], prompts: list[str], masks: list[Image.Image] | None = None, batch: int = 64) -> dict:
+    """Everything about pictures that does not change during training, computed once.
+
+    Returns latents (n, C, h, w), cls (n, L/2, width), ids (n, T), mask (n, 1, h, w) in [0, 1] or None.
+    """
+    base, latents, cls_tokens = model.base, [], []
+    for i in range(0, len(images), batch):
+        pixels = base.pixels(images[i:i + batch])
+        latents.append(base.encode(pixels))
+        cls_tokens.append(base.cls_tokens(pixels))
+    data = {"latents": torch.cat(latents), "cls": torch.cat(cls_tokens), "ids": model.placeholder.tokenize(prompts), "mask": None}
+    if masks is not None:
+        whole = base.pixels([Image.merge("RGB", [m.convert("L")] * 3) for m in masks])[:, :1] / 2 + 0.5
+        data["mask"] = F.interpolate(whole, data["latents"].shape[-2:], mode="area")
+    return data
+
+
+def select(data: dict, rows: torch.Tensor) -> dict:
+    return {k: v if v is None else v[rows] for k, v in data.items()}
+
+
+def _draw(model: E4T, data: dict, batch: int, seed: int, step: int) -> tuple[dict, torch.Tensor, torch.Tensor]:
+    """The batch of one step: rows, noise and timesteps (spread evenly, which makes small batches less noisy; our choice)."""
+    g = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    count, last = len(data["latents"]), model.base.scheduler.config.num_train_timesteps
+    rows = torch.randint(count, (batch,), generator=g)
+    noise = torch.randn((batch, *data["latents"].shape[1:]), generator=g)
+    t = ((torch.arange(batch) + torch.rand(batch, generator=g)) * last / batch).long()
+    return select(data, rows.to(model.base.device)), noise.to(data["latents"]), t.to(model.base.device)
+
+
+@torch.no_grad()
+def conditioning_gap(model: E4T, data: dict, batch: int = 32) -> float:
+    """(loss with another identity's picture - loss with the right one) / loss with the right one; same noise, same timesteps.
+
+    0: S* carries nothing of the identity. The rows of `data` are different identities; each is told it is its neighbour."""
+    n, g = len(data["latents"]), torch.Generator().manual_seed(0)
+    noise = torch.randn(data["latents"].shape, generator=g).to(data["latents"])
+    t = torch.linspace(0, model.base.scheduler.config.num_train_timesteps - 1, n).long()[torch.randperm(n, generator=g)].to(noise.device)
+    right = wrong = 0.0
+    for rows in torch.arange(n).split(batch):
+        part = select(data, rows)
+        right += model.loss(part, noise[rows], t[rows], 0)["diffusion"].item() * len(rows)
+        wrong += model.loss(part, noise[rows], t[rows], 0, data["cls"][(rows + 1) % n])["diffusion"].item() * len(rows)
+    return (wrong - right) / right
+
+
+def learn_dictionary(model: E4T, data: dict, words: torch.Tensor, steps: int = 1000, batch: int = 64, lr: float = 1e-3, seed: int = 0):
+    """Before E4T's own loss (our choice, not the paper's): the base has words for some concepts; from their pictures, find the words.
+
+    words (n, D): the token embedding of each picture's name. Only the encoder learns."""
+    optimizer = torch.optim.AdamW(model.encoder.parameters(), lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    for step in range(steps):
+        part, noise, t = _draw(model, data | {"words": words}, batch, seed, step)
+        z_t, _ = model.base.noisy(part["latents"], noise, t)
+        embedding, offset = model.embedding(part["cls"], model.features(z_t, t))
+        loss = (embedding - part["words"]).square().sum(-1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        yield locals()
+
+
+def _tune(model: E4T, data: dict, steps: int, batch: int, lr: float, offsets_lr: float, l2: float, seed: int):
+    groups = [{"params": list(model.encoder.parameters()), "lr": lr},
+              {"params": [p for offset in model.offsets.values() for p in offset.parameters()], "lr": offsets_lr}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    for step in range(steps):
+        part, noise, t = _draw(model, data, batch, seed, step)
+        terms = model.loss(part, noise, t, l2)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        yield locals()
+
+
+def pretrain(model: E4T, data: dict, steps: int = 1000, batch: int = 24, lr: float = 1e-4, offsets_lr: float = 1e-3, l2: float = 0.01, seed: int = 0):
+    """Phase 1, on many pictures of one domain: encoder and offsets learn, the base is frozen. Yields the locals of every step."""
+    yield from _tune(model, data, steps, batch, lr, offsets_lr, l2, seed)
+
+
+def personalize(model: E4T, image: Image.Image, mask: Image.Image | None = None, prompt: str | None = None, steps: int = 15, batch: int = 16,
+                lr: float = 1e-4, offsets_lr: float = 1e-3, l2: float = 0.1, seed: int = 0):
+    """Phase 2, on ONE picture: the same loss under `batch` noises a step; encoder and (folded) offsets go on learning together.
+
+    mask: where the subject is ("L", white = subject); the paper uses one for faces. The model is changed in place; `model.picture` is set."""
+    model.fold()
+    model.picture = image
+    data = prepare(model, [image], [prompt or f"a photo of {model.placeholder.token}"], None if mask is None else [mask])
+    yield from _tune(model, data, steps, batch, lr, offsets_lr, l2, seed)

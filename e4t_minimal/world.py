@@ -1,0 +1,314 @@
+"""The toy world: an identity, put into a scene, gives a picture and its caption.
+
+A *concept* is one `Identity` (this face). A *domain* is a kind of concept (`face`, `critter`, `robot`).
+What may change while the person stays the same (expression, size, background, style) is the `Scene`.
+DiceBear draws the subject as SVG, resvg turns it into pixels, PIL paints the places and the styles.
+Everything is a pure function of its arguments: the same seed always gives the same picture.
+"""
+import io
+import json
+import random
+import re
+import zlib
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from importlib.resources import files
+
+import numpy as np
+import resvg_py
+from dicebear import Avatar, Style
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
+
+SIZE = 64           # pixels, height and width of every picture
+NAMES = 256         # identities of each domain that have a name of their own
+SPLITS = {"held-out": (0,), "validation": (1,), "train": tuple(range(2, 10))}  # a tenth, a tenth, the rest
+
+_HEX = dict(black="#2c1b18", brown="#8a4b25", red="#d6302b", blonde="#e3bf6d", pink="#f58fb0", white="#f0ecec",
+            blue="#3f8fe8", green="#3fae5a", yellow="#fcd34d", purple="#b39cf7", orange="#f29b4b", grey="#929598")
+
+
+def _part(name, optional=False, **words):
+    """{word: (phrase, DiceBear options)} for one component; a phrase's {} is filled with its colour's word."""
+    table = {"none": ("", {f"{name}Probability": 0})} if optional else {}
+    for word, (variant, phrase) in words.items():
+        table[word] = (phrase, {f"{name}Variant": variant, **({f"{name}Probability": 100} if optional else {})})
+    return table
+
+
+def _color(*parts, phrase="", **words):
+    return {word: (phrase.format(word), {f"{part}Color": hex_ for part in parts}) for word, hex_ in words.items()}
+
+
+def _hexes(words):
+    return {word: _HEX[word] for word in words.split()}
+
+
+@dataclass(frozen=True)
+class Domain:
+    """How one kind of concept is drawn. attributes: {attribute: {word: (phrase, options)}}."""
+    style: str
+    attributes: dict
+    expressions: dict
+    colors: dict      # {attribute whose phrase has a colour slot: the attribute that fills it}
+    always: dict = field(default_factory=dict)
+
+
+DOMAINS = {
+    "face": Domain(
+        "avataaars",
+        dict(
+            skin=_color("skin", phrase="{} skin", pale="#ffdbb4", tan="#d99a62", brown="#ae5d29", dark="#614335"),
+            top=_part("top", long=("straight01", "long {} hair"), curly=("curly", "curly {} hair"), short=("shortFlat", "short {} hair"),
+                      huge=("bigHair", "huge {} hair"), bob=("bob", "a {} bob"), bun=("bun", "a {} bun"), afro=("fro", "a {} afro"),
+                      dreadlocks=("dreads", "{} dreadlocks"), mullet=("shaggyMullet", "a {} mullet"), spiky=("dreads02", "spiky {} hair"),
+                      hat=("hat", "a {} hat"), turban=("turban", "a {} turban"), beanie=("winterHat03", "a {} beanie"), hood=("winterHat1", "a {} hood")),
+            top_color=_color("hair", "hat", "facialHair", **_hexes("black brown red blonde pink white blue green")),
+            beard=_part("facialHair", optional=True, beard=("beardMajestic", "a beard"), moustache=("moustacheMagnum", "a moustache")),
+            glasses=_part("accessories", optional=True, glasses=("prescription02", "glasses"), sunglasses=("kurt", "sunglasses"), eyepatch=("eyepatch", "a eyepatch")),
+            clothes=_part("clothes", hoodie=("hoodie", "a {} hoodie"), blazer=("blazerAndShirt", "a {} blazer"),
+                          overalls=("overall", "{} overalls"), shirt=("shirtVNeck", "a {} shirt")),
+            clothes_color=_color("clothes", **_hexes("black red blue green yellow pink white grey")),
+        ),
+        {"smiling": dict(mouthVariant="smile", eyesVariant="happy", eyebrowsVariant="defaultNatural"),
+         "serious": dict(mouthVariant="serious", eyesVariant="default", eyebrowsVariant="flatNatural"),
+         "sad": dict(mouthVariant="sad", eyesVariant="cry", eyebrowsVariant="sadConcerned"),
+         "surprised": dict(mouthVariant="disbelief", eyesVariant="surprised", eyebrowsVariant="raisedExcited"),
+         "cheeky": dict(mouthVariant="tongue", eyesVariant="wink", eyebrowsVariant="upDown")},
+        {"top": "top_color", "clothes": "clothes_color"}, {"accessoriesColor": "#262e33"}),
+    "critter": Domain(
+        "critters",
+        dict(
+            body=_part("body", dome=("dome", "a {} dome body"), block=("block", "a {} block body"), tower=("tower", "a {} tower body"),
+                       squat=("squat", "a {} squat body"), bell=("bell", "a {} bell body"), funnel=("wedgeInv", "a {} funnel body"), steps=("steps", "a {} steps body")),
+            body_color=_color("body", **_hexes("red pink white blue green yellow purple orange")),
+            top=_part("top", optional=True, horns=("horns", "{} horns"), ears=("earsRound", "{} ears"), antennae=("antennae", "{} antennae"),
+                      spikes=("spikes", "{} spikes"), fin=("fin", "a {} fin"), sprout=("sprout", "a {} sprout"), bobble=("bobble", "a {} bobble")),
+            top_color=_color("accent", **_hexes("red pink white blue green yellow purple orange")),
+            eyes=_part("eyes", one=("mono", "one eye"), two=("round", "two eyes"), three=("trio", "three eyes"), four=("four", "four eyes"), beady=("dots", "beady eyes")),
+        ),
+        {"smiling": dict(mouthVariant="smile"), "serious": dict(mouthVariant="line"), "sad": dict(mouthVariant="frown"),
+         "surprised": dict(mouthVariant="open"), "cheeky": dict(mouthVariant="tongue")},
+        {"body": "body_color", "top": "top_color"},
+        {"animationVariant": "none", "backgroundColor": "#00000000", "patternProbability": 0, "cheeksProbability": 0}),
+    "robot": Domain(
+        "bottts",
+        dict(
+            head=_part("head", round=("round01", "a {} round head"), square=("square01", "a {} square head"),
+                       narrow=("square03", "a {} narrow head"), pointed=("square04", "a {} pointed head")),
+            color=_color("base", **_hexes("red pink blue green yellow purple orange grey")),
+            top=_part("top", antenna=("antenna", "a antenna"), horns=("horns", "horns"), pyramid=("pyramid", "a pyramid"),
+                      radar=("radar", "a radar"), bulb=("glowingBulb02", "a bulb"), lights=("lights", "lights")),
+            sides=_part("sides", aerials=("antenna01", "aerials"), cables=("cables02", "cables"), round=("round", "round bolts"), square=("square", "square bolts")),
+            eyes=_part("eyes", blue=("eva", "blue eyes"), bulging=("bulging", "bulging eyes"), screen=("frame2", "screen eyes"), visor=("shade01", "visor eyes"),
+                       slit=("robocop", "slit eyes"), sensor=("sensor", "sensor eyes"), masked=("roundFrame02", "masked eyes")),
+        ),
+        {"smiling": dict(mouthVariant="smile02"), "serious": dict(mouthVariant="square02"),
+         "grinning": dict(mouthVariant="grill03"), "biting": dict(mouthVariant="bite")},
+        {"head": "color"}, {"textureProbability": 0}),
+}
+PLAIN = dict(white="#f4f4f4", grey="#a9adb3", blue="#7fb6ea", green="#93cf96", yellow="#f5e08a", pink="#f3b9cd")
+PLACES = {"beach": "on the beach", "forest": "in the forest", "snow": "in the snow", "city": "in the city", "space": "in space", "sunset": "at sunset"}
+BACKGROUNDS = {**{c: f"on a {c} background" for c in PLAIN}, **PLACES}
+STYLES = {"photo": "a photo of", "greyscale": "a black and white photo of", "sketch": "a pencil sketch of",
+          "pixel": "pixel art of", "neon": "a neon drawing of", "negative": "a negative of"}
+EXPRESSIONS = tuple(dict.fromkeys(e for d in DOMAINS.values() for e in d.expressions))
+
+
+def rng_of(*key) -> random.Random:
+    """A random generator that is a pure function of its key (strings and integers)."""
+    return random.Random(repr(key))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One concept. attributes: {attribute: word}, every attribute of the domain given; name: a token of its own, or None."""
+    domain: str
+    attributes: dict
+    name: str | None = None
+
+    @property
+    def visible(self) -> list[str]:
+        """The attributes that can be seen: a missing top has no colour."""
+        unseen = [color for part, color in DOMAINS[self.domain].colors.items() if self.attributes[part] == "none"]
+        return [attribute for attribute in self.attributes if attribute not in unseen]
+
+    @property
+    def split(self) -> str:
+        """Which part of the world it belongs to: a hash of the attributes decides, so two parts can never share an identity."""
+        digit = zlib.crc32(json.dumps([self.domain, self.attributes], sort_keys=True).encode()) % 10
+        return next(split for split, digits in SPLITS.items() if digit in digits)
+
+    @classmethod
+    def sample(cls, domain: str, split: str, rng: random.Random) -> "Identity":
+        while True:  # rejection: ten draws on average for held-out
+            one = cls(domain, {a: _pick(words, rng) for a, words in DOMAINS[domain].attributes.items()})
+            if one.split == split:
+                return one
+
+
+def _pick(words, rng):  # "none" (no beard, no glasses) half of the time, all others alike
+    if "none" in words and rng.random() < 0.5:
+        return "none"
+    return rng.choice([w for w in words if w != "none"])
+
+
+def identity(domain: str, split: str, index: int) -> Identity:
+    """The index-th identity of a split ("train", "validation", "held-out"): always the same one."""
+    if domain not in DOMAINS or split not in SPLITS:
+        raise ValueError(f"no identities of domain {domain!r}, split {split!r}: domains are {list(DOMAINS)}, splits {list(SPLITS)}")
+    return Identity.sample(domain, split, rng_of("identity", domain, split, index))
+
+
+@lru_cache
+def named(domain: str) -> tuple[Identity, ...]:
+    """The domain's NAMES celebrities: training identities with a made-up name each ("bota"), unique over all domains."""
+    syllables = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
+    order = rng_of("names").sample(range(len(syllables) ** 2), len(DOMAINS) * NAMES)
+    start = list(DOMAINS).index(domain) * NAMES
+    return tuple(replace(identity(domain, "train", i), name=syllables[n // len(syllables)] + syllables[n % len(syllables)])
+                 for i, n in enumerate(order[start:start + NAMES]))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What may change while the identity stays: all but `seed` and `shift` can be asked for in words."""
+    background: str = "white"
+    style: str = "photo"
+    expression: str = "smiling"
+    size: str = "large"   # or "small"
+    shift: int = 0        # pixels to the right
+    seed: int = 0         # where the stars and the trees stand
+
+    @property
+    def shows_background(self) -> bool:
+        """A place is seen in every style; a plain colour is lost in a sketch, in greys or in a negative."""
+        return self.background in PLACES or self.style in ("photo", "pixel")
+
+    @classmethod
+    def sample(cls, domain: str, rng: random.Random, plain: float = 0.0) -> "Scene":
+        """A random scene; with probability `plain` a large photo on a plain background."""
+        pick = lambda words: rng.choice(list(words))  # noqa: E731
+        easy = rng.random() < plain
+        return cls(pick(PLAIN if easy or rng.random() < 0.3 else PLACES),
+                   "photo" if easy or rng.random() < 0.4 else pick(STYLES), pick(DOMAINS[domain].expressions),
+                   "large" if easy or rng.random() < 0.8 else "small", rng.randint(-3, 3), rng.randrange(2**31))
+
+
+def caption(identity: Identity, scene: Scene, rng: random.Random | None = None, subject: str | None = None) -> str:
+    """A sentence for the picture. With `rng`, details are left out at random; `subject` ("S*") stands for name and attributes."""
+    keep = (lambda p: rng.random() < p) if rng is not None else (lambda p: True)
+    adjectives = ["small"] * (scene.size == "small") + [scene.expression] * keep(0.5)
+    subject = subject or identity.name
+    words = [STYLES[scene.style]] + (adjectives + [subject] if subject else ["a"] + adjectives + [identity.domain])
+    if not subject:
+        domain, phrases = DOMAINS[identity.domain], []
+        for attribute, word in identity.attributes.items():
+            phrase = domain.attributes[attribute][word][0]
+            if phrase and keep(0.7):
+                color = domain.colors.get(attribute)
+                phrases.append(phrase.format(identity.attributes[color] if color and keep(0.9) else ""))
+        words += ["with " + " and ".join(phrases)] if phrases else []
+    words += [BACKGROUNDS[scene.background]] * (scene.shows_background and keep(0.9))
+    return re.sub(r"\ba (?=[aeiou])", "an ", " ".join(" ".join(words).split()))
+
+
+@lru_cache
+def _style(name: str) -> Style:
+    return Style(json.loads(files("dicebear_styles").joinpath(f"{name}.json").read_text("utf-8")))
+
+
+def _subject(identity: Identity, expression: str, pixels: int) -> Image.Image:
+    domain = DOMAINS[identity.domain]
+    options = {"seed": "0", **domain.always, **domain.expressions[expression]}
+    for attribute, word in identity.attributes.items():
+        options |= domain.attributes[attribute][word][1]
+    svg = Avatar(_style(domain.style), options).to_string()
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=pixels, height=pixels, skip_system_fonts=True)
+    return Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+
+
+def _background(name: str, seed: int) -> Image.Image:
+    """(SIZE, SIZE) RGB: a plain colour, or a place made of a few shapes whose positions depend on the seed."""
+    if name in PLAIN:
+        return Image.new("RGB", (SIZE, SIZE), PLAIN[name])
+    rng, sky = rng_of("place", seed), dict(beach="#9fdcff", forest="#bfe3c0", snow="#c9dcf0", city="#8fa3c7", space="#150d33", sunset="#5b3a86")
+    image = Image.new("RGB", (SIZE, SIZE), sky[name])
+    pen, x = ImageDraw.Draw(image), rng.randint(4, 43)
+    if name == "beach":
+        pen.rectangle((0, 34, 64, 48), "#2b86c9"), pen.rectangle((0, 48, 64, 64), "#efd79a"), pen.ellipse((x, 4, x + 14, 18), "#ffe14d")
+    elif name == "forest":
+        pen.rectangle((0, 50, 64, 64), "#5d8a3a")
+        for i in range(-1, 6):
+            left = 12 * i + rng.randint(0, 7)
+            pen.polygon([(left, 54), (left + 8, rng.randint(4, 19)), (left + 16, 54)], "#23693a" if i % 2 else "#2f8049")
+    elif name == "snow":
+        pen.rectangle((0, 44, 64, 64), "#ffffff")
+        for px, py in zip(rng.choices(range(63), k=24), rng.choices(range(63), k=24)):
+            pen.rectangle((px, py, px + 1, py + 1), "#ffffff")
+    elif name == "city":
+        for i in range(5):
+            left, top = 13 * i, rng.randint(8, 33)
+            pen.rectangle((left, top, left + 11, 64), "#4b5570" if i % 2 else "#39415a")
+            for wy in range(top + 4, 64, 8):
+                pen.rectangle((left + 2, wy, left + 4, wy + 3), "#ffd866"), pen.rectangle((left + 7, wy, left + 9, wy + 3), "#ffd866")
+    elif name == "space":
+        for px, py in zip(rng.choices(range(63), k=22), rng.choices(range(63), k=22)):
+            pen.rectangle((px, py, px + 1, py + 1), "#ffffff")
+        pen.ellipse((x, 5, x + 16, 21), "#c46ad6")
+    else:
+        for y in range(SIZE):  # purple to orange, then the dark ground
+            t = min(y / 48, 1)
+            pen.line((0, y, SIZE, y), tuple(int(a + (b - a) * t) for a, b in zip((91, 58, 134), (255, 140, 60))))
+        pen.ellipse((x, 34, x + 20, 54), "#ffe27a"), pen.rectangle((0, 50, 64, 64), "#4a2b3f")
+    return image
+
+
+def _stylise(image: Image.Image, style: str) -> Image.Image:
+    if style == "greyscale":
+        return image.convert("L").convert("RGB")
+    framed = Image.fromarray(np.pad(np.array(image), ((1, 1), (1, 1), (0, 0)), "edge"))  # PIL's filters leave the outermost pixels as they are
+    if style == "sketch":  # dark lines where the picture changes, a trace of shading
+        lines = framed.convert("L").filter(ImageFilter.CONTOUR).crop((1, 1, SIZE + 1, SIZE + 1))
+        return Image.blend(lines, image.convert("L").point(lambda v: 160 + v * 3 // 8), 0.35).convert("RGB")
+    if style == "pixel":
+        return image.resize((16, 16), Image.Resampling.BOX).resize((SIZE, SIZE), Image.Resampling.NEAREST)
+    if style == "neon":
+        return framed.filter(ImageFilter.FIND_EDGES).crop((1, 1, SIZE + 1, SIZE + 1)).point(lambda v: min(255, v * 2))
+    return ImageOps.invert(image) if style == "negative" else image
+
+
+def draw(identity: Identity, scene: Scene, rng: random.Random | None = None) -> tuple[Image.Image, str, Image.Image]:
+    """(picture RGB 64x64, caption, mask "L" 64x64: how much of each pixel is the subject, 0..255)."""
+    pixels = SIZE if scene.size == "large" else 46
+    subject, place = _subject(identity, scene.expression, pixels), ((SIZE - pixels) // 2 + scene.shift, SIZE - pixels)
+    mask = Image.new("L", (SIZE, SIZE))
+    mask.paste(subject.getchannel("A"), place)
+    image = _background(scene.background, scene.seed)
+    image.paste(subject.convert("RGB"), place, subject.getchannel("A"))
+    return _stylise(image, scene.style), caption(identity, scene, rng), mask
+
+
+def example(domain: str, split: str, index: int, seed: int = 0, plain: float = 0.5) -> dict:
+    """The index-th row of a dataset. split "named": the celebrities in turn, three times in four under their name."""
+    rng = rng_of("example", domain, split, seed, index)
+    if split == "named":
+        one = named(domain)[index % NAMES]
+        one = one if rng.random() < 0.75 else replace(one, name=None)
+    else:
+        one = identity(domain, split, index)
+    scene = Scene.sample(domain, rng, plain)
+    image, text, mask = draw(one, scene, rng)
+    return {"image": image, "caption": text, "mask": mask, "identity": json.dumps(asdict(one)), "scene": json.dumps(asdict(scene))}
+
+
+def as_dataset(domain: str, split: str = "train", pictures: int = 1000, seed: int = 0, plain: float = 0.5, num_proc: int | None = None):
+    """A Hugging Face `Dataset` (columns image, caption, mask, identity, scene), drawn once and then read from its cache."""
+    from datasets import Dataset, Features, Image as ImageFeature, Value
+
+    def rows(indices):
+        for i in indices:
+            yield example(domain, split, i, seed, plain)
+
+    features = Features(image=ImageFeature(), caption=Value("string"), mask=ImageFeature(), identity=Value("string"), scene=Value("string"))
+    return Dataset.from_generator(rows, features=features, gen_kwargs={"indices": list(range(pictures))}, num_proc=num_proc,
+                                  fingerprint=f"e4t-world-{zlib.crc32(files('e4t_minimal').joinpath('world.py').read_bytes()):08x}-{domain}-{split}-{pictures}-{seed}-{plain}")

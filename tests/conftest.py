@@ -1,0 +1,49 @@
+import pytest
+import torch
+from PIL import Image
+
+from e4t_minimal.base import load_base
+from e4t_minimal.model import E4T
+from e4t_minimal.train import prepare
+from e4t_minimal.world import Scene, draw, identity
+
+
+@pytest.fixture(scope="session")
+def base():
+    return load_base("toy")
+
+
+@pytest.fixture
+def model(base):
+    torch.manual_seed(0)
+    model = E4T(base, "face")
+    yield model
+    model.detach()
+
+
+@pytest.fixture
+def faces():
+    return [draw(identity("face", "train", i), Scene()) for i in range(4)]
+
+
+@pytest.fixture
+def data(model, faces):
+    return prepare(model, [image for image, _, _ in faces], ["a photo of S* on a white background"] * 4)
+
+
+@pytest.fixture
+def portrait(tmp_path):
+    image, _, mask = draw(identity("face", "held-out", 5), Scene())
+    image.putalpha(mask)
+    path = tmp_path / "portrait.png"
+    image.save(path)
+    assert Image.open(path).mode == "RGBA"
+    return path
+
+
+def disturb(offsets):
+    """Give fresh offsets something to do: Delta is zero at the start."""
+    with torch.no_grad():
+        for offset in offsets.values():
+            for p in offset.rows.parameters():
+                p.add_(0.02 * torch.randn_like(p))

@@ -1,0 +1,39 @@
+import torch
+
+from e4t_minimal.encoder import Encoder, encoder_half, feature_width, unet_features
+
+
+def test_shapes_and_start(model, data):
+    z, t = data["latents"], torch.tensor([0, 300, 600, 999])
+    features = model.features(z, t)
+    assert data["cls"].shape == (4, model.base.vision.config.num_hidden_layers // 2, model.base.vision.config.hidden_size)
+    assert features.shape == (4, feature_width(model.base.unet))
+    v, offset = model.embedding(data["cls"], features)
+    assert v.shape == offset.shape == (4, model.base.text_encoder.config.hidden_size)
+    assert torch.equal(v, model.placeholder.class_embedding.expand(4, -1))  # S* starts as the class word
+
+
+def test_cls_tokens_are_those_of_every_second_layer(base, faces):
+    pixels = base.pixels([image for image, _, _ in faces])
+    assert pixels.shape == (4, 3, 64, 64) and pixels.min() >= -1 and pixels.max() <= 1
+    with torch.no_grad():
+        hidden = base.vision(pixels, output_hidden_states=True).hidden_states  # the toy's own normalisation is [-1, 1] too
+    assert torch.allclose(base.cls_tokens(pixels), torch.stack([hidden[i][:, 0] for i in (2, 4, 6)], 1), atol=1e-5)
+
+
+def test_half_a_pass_gives_the_features_of_a_whole_one(model, data):
+    z, t, hidden = data["latents"], torch.tensor(500), model.empty.expand(4, -1, -1)
+    with torch.no_grad(), unet_features(model.base.unet) as found:
+        model.base.unet(z, t, hidden)
+    assert torch.equal(torch.cat(found, -1), encoder_half(model.base.unet, z, t, hidden))
+    assert all(len(block._forward_hooks) == 0 for block in [*model.base.unet.down_blocks, model.base.unet.mid_block])
+
+
+def test_s_scales_the_offset():
+    torch.manual_seed(0)
+    one = Encoder(8, 3, 20, 6, s=0.1)
+    torch.nn.init.normal_(one.join[-1].weight)
+    two = Encoder(8, 3, 20, 6, s=1.0)
+    two.load_state_dict(one.state_dict())
+    cls_tokens, features = torch.randn(2, 3, 8), torch.randn(2, 20)
+    assert torch.allclose(10 * one(cls_tokens, features), two(cls_tokens, features), atol=1e-5)

@@ -1,0 +1,99 @@
+import json
+import os
+
+import pytest
+import torch
+
+from e4t_minimal.base import DATA, load_base
+from e4t_minimal.model import E4T
+from e4t_minimal.regularizers import offset_l2
+from e4t_minimal.sample import sample
+from e4t_minimal.train import _draw, conditioning_gap, learn_dictionary, personalize, prepare, pretrain
+
+
+def fixed_loss(model, data):
+    part, noise, t = _draw(model, data, 16, seed=99, step=0)
+    with torch.no_grad():
+        return model.loss(part, noise, t, 0.01)["loss"].item()
+
+
+def test_five_steps_of_pretraining_lower_the_loss(model, data):
+    before = fixed_loss(model, data)
+    frozen = [p.clone() for p in model.base.text_encoder.parameters()]
+    states = list(pretrain(model, data, steps=5, batch=8, lr=1e-3, offsets_lr=3e-3))
+    assert fixed_loss(model, data) < before
+    assert [s["step"] for s in states] == [0, 1, 2, 3, 4] and {"terms", "part", "noise", "t"} <= set(states[0])
+    assert all(torch.equal(a, b) for a, b in zip(frozen, model.base.text_encoder.parameters()))
+    trained = {id(p) for p in model.parameters()}
+    assert all(p.grad is None for p in model.base.unet.parameters() if id(p) not in trained)
+
+
+def test_loss_is_diffusion_plus_weighted_l2_of_the_offset(model, data):
+    torch.nn.init.normal_(model.encoder.join[-1].bias)
+    part, noise, t = _draw(model, data, 4, 0, 0)
+    terms = model.loss(part, noise, t, 0.5)
+    assert terms["l2"] > 0 and torch.allclose(terms["loss"], terms["diffusion"] + 0.5 * terms["l2"])
+    assert torch.allclose(terms["l2"], offset_l2(terms["embedding"] - model.placeholder.class_embedding))
+    assert offset_l2(torch.tensor([[3.0, 4.0], [0.0, 0.0]])) == 12.5
+
+
+def test_mask_takes_the_background_out_of_the_loss(model, faces):
+    images, masks = [i for i, _, _ in faces], [m for _, _, m in faces]
+    data = prepare(model, images, ["a photo of S*"] * 4, masks)
+    assert data["mask"].shape == (4, 1, 16, 16) and 0 <= data["mask"].min() and data["mask"].max() <= 1
+    part, noise, t = _draw(model, data, 4, 0, 0)
+    error = (lambda s: (s["prediction"] - s["target"]).square())(model.predict(part, noise, t))
+    inside = (error * part["mask"]).sum() / (part["mask"].sum() * error.shape[1])
+    assert torch.allclose(model.loss(part, noise, t, 0.0)["diffusion"], inside, atol=1e-5)
+
+
+def test_dictionary_comes_closer_to_the_words(model, data):
+    words = torch.randn(4, model.base.text_encoder.config.hidden_size) * 0.1
+    losses = [s["loss"].item() for s in learn_dictionary(model, data, words, steps=30, batch=4)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_fresh_model_has_no_gap_and_shipped_one_has(base, model, data):
+    assert conditioning_gap(model, data) == 0
+    model.detach()
+    shipped = E4T.from_pretrained(DATA / "e4t-face", base)
+    assert conditioning_gap(shipped, data) > 0.1
+    shipped.detach()
+
+
+def test_same_seed_same_steps(base, faces):
+    losses = []
+    for _ in range(2):
+        model = E4T.from_pretrained(DATA / "e4t-face", base)
+        losses.append([s["terms"]["loss"].item() for s in personalize(model, faces[0][0], faces[0][2], steps=2, batch=4)])
+        model.detach()
+    assert losses[0] == losses[1]
+
+
+def test_save_and_load_round_trip(base, faces, tmp_path):
+    model = E4T.from_pretrained(DATA / "e4t-face", base)
+    for _ in personalize(model, faces[0][0], steps=2, batch=4):
+        pass
+    model.save_pretrained(tmp_path / "concept", note="test")
+    ours = sample(model, "a photo of S*", steps=3)[0]
+    model.detach()
+    files = sorted(os.listdir(tmp_path / "concept"))
+    assert files == ["e4t.json", "encoder.safetensors", "offsets.safetensors", "picture.png"] and os.listdir(tmp_path) == ["concept"]
+    assert json.loads((tmp_path / "concept/e4t.json").read_text())["note"] == "test"
+    again = E4T.from_pretrained(tmp_path / "concept", load_base("toy"))
+    theirs = sample(again, "a photo of S*", steps=3)[0]
+    difference = (torch.tensor(list(ours.tobytes())) - torch.tensor(list(theirs.tobytes()))).abs()
+    assert difference.float().mean() < 1  # of 255: the encoder is stored in fp16
+
+
+def test_foreign_folders_are_refused(base, tmp_path):
+    with pytest.raises(ValueError, match="not an E4T folder"):
+        E4T.from_pretrained(tmp_path, base)
+    with pytest.raises(ValueError, match="No Stable Diffusion"):
+        load_base(str(tmp_path))
+    (tmp_path / "precious.txt").write_text("mine")
+    model = E4T(base, "face")
+    with pytest.raises(ValueError, match="nothing was written"):
+        model.save_pretrained(tmp_path)
+    model.detach()
+    assert os.listdir(tmp_path) == ["precious.txt"]
