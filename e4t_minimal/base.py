@@ -3,6 +3,7 @@
 The only file that knows which base model it is. Axis letters here and everywhere: B batch, C H W channels, height, width
 (small h, w for latents), N tokens of a picture, D width of a word, L layers, T tokens of a prompt.
 """
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,7 @@ class Base:
         return [Image.fromarray(x) for x in array.cpu().numpy()]
 
     def cls_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) in [-1, 1] -> the [CLS] tokens of every second layer of the vision tower, (B, L/2, N's width)."""
+        """(B, 3, H, W) in [-1, 1] -> the [CLS] tokens of every second layer of the vision tower, (B, L/2, the tower's width)."""
         p, size = self.preprocessor, self.vision.config.image_size
         mean, std = (torch.tensor(v, device=pixels.device, dtype=pixels.dtype).view(3, 1, 1) for v in (p.image_mean, p.image_std))
         x = pixels if pixels.shape[-1] == size else F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
@@ -68,6 +69,15 @@ class Base:
         return self.scheduler.add_noise(latents, noise, t), target
 
 
+def transparency(image: Image.Image) -> Image.Image | None:
+    """Where the picture shows something ("L", white = subject), if it says so itself; ValueError if it shows nothing."""
+    alpha = image.convert("RGBA").getchannel("A")
+    low, high = alpha.getextrema()
+    if high < 128:
+        raise ValueError("The picture is transparent everywhere: there is nothing to learn. Give a picture that shows its subject.")
+    return alpha if low < 128 else None
+
+
 def square(image: Image.Image, size: int) -> Image.Image:
     """The middle square as RGB, size x size; what is transparent becomes white."""
     image = image.convert("RGBA")
@@ -78,14 +88,35 @@ def square(image: Image.Image, size: int) -> Image.Image:
     return paper.convert("RGB").crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS if side != size else None)
 
 
+@contextmanager
+def quiet():
+    """Loading without the libraries' bars and notices."""
+    from transformers.utils import logging as one
+
+    before = one.get_verbosity()
+    one.set_verbosity_error()
+    from diffusers.utils import logging as two  # only now: its import has notices too
+
+    one.disable_progress_bar(), two.disable_progress_bar()
+    try:
+        yield
+    finally:
+        one.set_verbosity(before), one.enable_progress_bar(), two.enable_progress_bar()
+
+
 def load_base(name: str = "toy", vision: str = VISION, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Base:
     """A Stable Diffusion by name: "toy" (shipped with this project), a local diffusers folder, or a hub id.
 
     vision: hub id or folder of a transformers CLIP, used when the base brings no `image_encoder` of its own.
     Raises ValueError with what to do when the folder is missing or is not a Stable Diffusion pipeline.
     """
+    with quiet():
+        return _load(name, vision, device, dtype)
+
+
+def _load(name, vision, device, dtype):
     from diffusers import DDIMScheduler, StableDiffusionPipeline
-    from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+    from transformers import AutoImageProcessor, CLIPVisionModelWithProjection
 
     path = str(DATA / "toy-sd") if name == "toy" else str(name)
     try:
@@ -95,7 +126,10 @@ def load_base(name: str = "toy", vision: str = VISION, device: str = "cpu", dtyp
                          'Give "toy", a folder saved by diffusers, or the id of a model on the hub.') from error
     tower, preprocessor = pipe.image_encoder, pipe.feature_extractor
     if tower is None:
-        tower, preprocessor = CLIPVisionModelWithProjection.from_pretrained(vision, dtype=dtype), CLIPImageProcessor.from_pretrained(vision)
+        try:
+            tower, preprocessor = CLIPVisionModelWithProjection.from_pretrained(vision, dtype=dtype), AutoImageProcessor.from_pretrained(vision)
+        except OSError as error:
+            raise ValueError(f"{path!r} brings no image_encoder, and there is no CLIP at {vision!r}. Give `vision`, a folder or hub id of a CLIP.") from error
     base = Base(name, pipe.tokenizer, pipe.text_encoder, pipe.vae, pipe.unet, DDIMScheduler.from_config(pipe.scheduler.config), tower, preprocessor)
     for part in (base.text_encoder, base.vae, base.unet, base.vision):
         part.to(device).eval().requires_grad_(False)

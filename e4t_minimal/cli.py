@@ -1,7 +1,9 @@
 """`e4t`: the same as the notebooks, from a terminal."""
 import json
+import re
 import sys
 import time
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Annotated
@@ -10,154 +12,171 @@ import typer
 
 app = typer.Typer(help="One picture of a new face becomes a word, S*, that a text-to-image model can draw.", no_args_is_help=True, pretty_exceptions_enable=False)
 Prompts = Annotated[list[str], typer.Option("--prompt", help="A prompt with S* in it; may be given several times.")]
-BaseName = Annotated[str, typer.Option("--base", help='"toy", a diffusers folder, or a hub id.')]
-Weights = Annotated[Path | None, typer.Option("--weights", help="A pretrained E4T folder (default: the shipped one for the domain).")]
+BaseName = Annotated[str | None, typer.Option("--base", help='"toy", a diffusers folder, or a hub id (default: the one the weights were made for).')]
+Steps = Annotated[int, typer.Option(min=0, help="Steps of personalization.")]
 
 
 def command(function):
     """A bad input ends in one sentence and exit status 2, not in a traceback."""
     @wraps(function)
     def run(*args, **kwargs):
-        import diffusers
-        import transformers
-
-        transformers.logging.set_verbosity_error(), transformers.logging.disable_progress_bar()
-        diffusers.logging.set_verbosity_error(), diffusers.logging.disable_progress_bar()
         try:
             return function(*args, **kwargs)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             typer.secho(f"e4t: {error}", fg="red", err=True)
             raise typer.Exit(2) from None
     return app.command()(run)
 
 
+@contextmanager
+def replacing(path: Path):
+    """A name to write a file under that takes the place of `path` once it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}")
+    try:
+        yield new
+        new.rename(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
 def load_picture(path: Path):
-    """(PIL picture, mask or None): the mask is the picture's own transparency, if it has any."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    """A PNG or JPEG of any kind as a PIL picture, RGB or RGBA; ValueError if it cannot be read or shows nothing."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    from .base import transparency
 
     try:
         picture = ImageOps.exif_transpose(Image.open(path))
-        picture.load()
+        if picture.mode.startswith("I"):  # 16 bits of grey: keep the upper 8
+            picture = Image.fromarray((np.asarray(picture) // 256).astype("uint8"))
+        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     except FileNotFoundError:
         raise ValueError(f"There is no picture at {path}. Give the path of a PNG or JPEG file.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a picture ({error}). Give a PNG or JPEG file.") from None
-    alpha = picture.convert("RGBA").getchannel("A")
-    return picture, alpha if alpha.getextrema()[0] < 128 else None
+    transparency(picture)
+    return picture
 
 
-def load_model(base: str, weights: Path | None, domain: str = "face"):
-    from .base import DATA, load_base
-    from .model import E4T
+def load_model(base: str | None, weights: Path):
+    """An E4T folder on its base: the one it names unless `base` says another."""
+    from .base import load_base
+    from .model import E4T, read_config
 
-    return E4T.from_pretrained(weights or DATA / f"e4t-{domain}", load_base(base))
+    return E4T.from_pretrained(weights, load_base(base or read_config(weights)["base"]))
 
 
-def tune(model, picture, mask, steps: int, seed: int) -> float:
+def shipped(domain: str) -> Path:
+    from .base import DATA
+
+    return DATA / f"e4t-{domain}"
+
+
+def tune(model, picture, steps: int, seed: int) -> float:
     """Personalize under a progress bar; returns seconds."""
     from tqdm import tqdm
 
     from .train import personalize
 
     start = time.perf_counter()
-    for state in (bar := tqdm(personalize(model, picture, mask, steps=steps, seed=seed), total=steps, desc="personalize")):
+    for state in (bar := tqdm(personalize(model, picture, steps=steps, seed=seed), total=steps, desc="personalize")):
         bar.set_postfix(loss=f"{state['terms']['diffusion'].item():.3f}")
     return time.perf_counter() - start
-
-
-def check_prompts(model, prompts: list[str]):
-    model.placeholder.tokenize(prompts)
 
 
 def write_pictures(folder: Path, pictures: list, prompts: list[str]):
     folder.mkdir(parents=True, exist_ok=True)
     for i, (picture, prompt) in enumerate(zip(pictures, prompts)):
-        name = "".join(c if c.isalnum() else "-" for c in prompt.replace("S*", "S")).strip("-")[:60]
-        picture.save(folder / f"{i:02d}-{name}.png")
-        typer.echo(f"{folder / f'{i:02d}-{name}.png'}  {prompt}")
+        path = folder / f"{i:02d}-{'-'.join(re.findall('[A-Za-z0-9]+', prompt))[:60]}.png"
+        picture.save(path)
+        typer.echo(f"{path}  {prompt}")
 
 
 @command
 def demo(picture: Annotated[Path | None, typer.Argument(help="A picture of a face (default: a shipped one that no training has seen).")] = None,
-         steps: int = 15, seed: int = 0, out: Path = Path("outputs/demo.png")):
+         steps: Steps = 15, seed: int = 0, out: Path = Path("outputs/demo.png")):
     """Learn the face of one picture, draw it in eight prompts, and score the result."""
     from .base import DATA, load_base, square
     from .evaluate import PROMPTS, QUESTIONS, Judge, score
-    from .plots import gallery, save
+    from .plots import gallery
     from .sample import sample
     from .world import Identity
 
-    picture, mask = load_picture(picture or DATA / "faces" / "face-00.png")
-    model, judge = load_model("toy", None), Judge.from_pretrained()
+    if out.is_dir():
+        raise ValueError(f"--out is the PNG file to write, but {out} is a folder.")
+    image = load_picture(picture or DATA / "faces" / "face-00.png")
+    model, judge = load_model("toy", shipped("face")), Judge.from_pretrained()
     prompts = [prompt for _, prompt, _ in PROMPTS]
-    typer.echo(f"personalizing on one picture, {steps} steps, then drawing 16 pictures")
-    seconds = tune(model, picture, mask, steps, seed)
+    typer.echo(f"personalizing on one picture in {steps} steps, then drawing {2 * len(prompts)} pictures")
+    seconds = tune(model, image, steps, seed)
     found = sample(model, [p.format("S*") for p in prompts], seed=seed)
     plain = sample(load_base("toy"), [p.format("a face") for p in prompts], seed=seed)
-    reading = judge.read([picture])[0]  # who is this? the judge's answer for the input is what the results are held against
+    reading = judge.read([image])[0]  # who is this? the judge's answer for the input is what the results are held against
     one = Identity("face", {q.removeprefix("face."): reading[q] for q in QUESTIONS if q.startswith("face.")})
     ours, theirs = score(judge, found, one), score(judge, plain, one)
-    save(gallery(square(picture, 64), {"S*": found, "a face": plain}, prompts, f"E4T after {steps} steps ({seconds:.1f} s)  above: S*, below: the class word alone"), out)
+    figure = gallery(square(image, 64), {"S*": found, "a face": plain}, prompts, f"above: S* after {steps} steps ({seconds:.1f} s); below: the class word alone")
+    with replacing(out) as new:
+        figure.savefig(new, format="png")
     typer.echo(f"identity  {ours['identity']:.2f}  (class word: {theirs['identity']:.2f})   share of the face's attributes found in photos of S*\n"
                f"prompt    {ours['prompt']:.2f}  (class word: {theirs['prompt']:.2f})   share of scenes and styles that came as asked\n"
                f"seconds   {seconds:.1f}  for {steps} steps of personalization\npicture   {out}")
 
 
 @command
-def personalize(picture: Path, prompt: Prompts = ("a photo of S*",), steps: int = 15, out: Path = Path("outputs/concept"), base: BaseName = "toy",
-                weights: Weights = None, domain: str = "face", seed: int = 0):
+def personalize(picture: Path, prompt: Prompts = ("a photo of S*",), steps: Steps = 15, out: Path = Path("outputs/concept"),
+                weights: Annotated[Path | None, typer.Option(help="A pretrained E4T folder (default: the shipped one of the domain).")] = None,
+                domain: str = "face", base: BaseName = None, seed: int = 0):
     """Learn the concept of one PICTURE, save it as a folder, and draw it."""
+    from .model import check_target
     from .sample import sample
 
-    image, mask = load_picture(picture)
-    model = load_model(base, weights, domain)
-    check_prompts(model, list(prompt))
-    if out.exists() and not (out / "e4t.json").exists() and any(out.iterdir()):
-        raise ValueError(f"{out} exists and is not a concept of ours; nothing was written. Choose another --out.")
-    tune(model, image, mask, steps, seed)
+    image = load_picture(picture)
+    check_target(out)
+    model = load_model(base, weights or shipped(domain))
+    model.placeholder.tokenize(prompt)
+    tune(model, image, steps, seed)
     model.save_pretrained(out, steps=steps, seed=seed)
-    write_pictures(out / "pictures", sample(model, list(prompt), seed=seed), list(prompt))
+    write_pictures(out / "pictures", sample(model, prompt, seed=seed), prompt)
 
 
 @command
-def sample(concept: Path, prompt: Prompts = ("a photo of S*",), out: Path | None = None, steps: int = 30, guidance: float = 5.0, seed: int = 0, base: BaseName = "toy"):
+def sample(concept: Path, prompt: Prompts = ("a photo of S*",), out: Path | None = None, steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 30,
+           guidance: float = 5.0, base: BaseName = None, seed: int = 0):
     """Draw a CONCEPT that `personalize` saved."""
     from .sample import sample as draw
 
     model = load_model(base, concept)
-    check_prompts(model, list(prompt))
+    model.placeholder.tokenize(prompt)
     if model.picture is None:
         raise ValueError(f"{concept} holds a domain, not a concept: it has no picture. Make a concept with `e4t personalize PICTURE`.")
-    write_pictures(out or concept / "pictures", draw(model, list(prompt), steps=steps, guidance=guidance, seed=seed), list(prompt))
+    write_pictures(out or concept / "pictures", draw(model, prompt, steps=steps, guidance=guidance, seed=seed), prompt)
 
 
 @command
-def evaluate(domain: str = "face", identities: int = 32, steps: str = "0,5,15", split: str = "held-out", weights: Weights = None, seed: int = 0,
-             out: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None):
+def evaluate(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] = 32, steps: str = "0,5,15", split: str = "held-out",
+             weights: Path | None = None, seed: int = 0, out: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None):
     """Measure floor, ceiling, gap, and identity and prompt scores after each number of steps."""
     from tqdm import tqdm
 
-    from .base import DATA, load_base
+    from .base import load_base
     from .evaluate import evaluate as measure
-    from .evaluate import save_report
-    from .world import DOMAINS
 
-    if domain not in DOMAINS:
-        raise ValueError(f"There is no domain {domain!r}; choose one of {', '.join(DOMAINS)}.")
-    try:
-        counts = tuple(sorted({int(n) for n in steps.split(",")}))
-    except ValueError:
-        raise ValueError(f"--steps takes whole numbers with commas, such as 0,5,15, not {steps!r}.") from None
+    weights = weights or shipped(domain)
+    if not re.fullmatch(r"\d+(,\d+)*", steps):
+        raise ValueError(f"--steps takes whole numbers with commas, such as 0,5,15, not {steps!r}.")
     bar = tqdm(total=2 * identities, file=sys.stderr)
 
-    def progress(text, done, total):
+    def progress(text, done):
         bar.set_description(text), bar.update(done - bar.n)
 
-    report = measure(load_base("toy"), weights or DATA / f"e4t-{domain}", domain, identities, counts, split, seed, progress)
-    bar.update(bar.total - bar.n), bar.close()
+    report = measure(load_base("toy"), weights, domain, identities, sorted({int(n) for n in steps.split(",")}), split, seed, progress)
+    bar.close()
     typer.echo(json.dumps(report, indent=2))
     if out:
-        save_report(report, out)
+        with replacing(out) as new:
+            new.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,27 +6,28 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .base import Base
 from .encoder import Encoder, encoder_half, feature_width
 from .offsets import FoldedOffset, add_offsets, fold, remove_offsets
 from .placeholder import Placeholder
-from .regularizers import offset_l2
+from .regularizers import embedding_l2
+
+FILES = ("e4t.json", "encoder.safetensors", "offsets.safetensors", "picture.png")
 
 
 class E4T:
-    """One domain's E4T on one base. Its offsets live on `base.unet` until `detach()`.
+    """One domain's E4T on one base. Its offsets live on `base.unet` until `detach()`; a new E4T on the same base takes the old one's place.
 
     class_word: the domain's coarse word ("face"). picture: the concept's picture, once it has been personalized.
     """
 
     def __init__(self, base: Base, class_word: str, token: str = "S*", encoder: Encoder | None = None, offsets: dict | None = None, picture: Image.Image | None = None):
-        config = base.vision.config
         self.base, self.picture = base, picture
         self.placeholder = Placeholder(base, class_word, token)
-        width = base.text_encoder.config.hidden_size
-        self.encoder = (encoder or Encoder(config.hidden_size, config.num_hidden_layers // 2, feature_width(base.unet), width)).to(base.device)
+        self.encoder = (encoder or _encoder_for(base)).to(base.device)
         self.offsets = add_offsets(base.unet, offsets)
         self.empty = base.text_encoder(self.placeholder.tokenize([""], required=False)).last_hidden_state  # (1, T, D)
 
@@ -46,7 +47,7 @@ class E4T:
 
     def embedding(self, cls_tokens: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """CLIP's (B, L/2, width) and the U-Net's (B, width) -> v* = v_class + s E (B, D), and s E alone (B, D)."""
-        offset = self.encoder(cls_tokens, features)
+        offset = self.encoder(cls_tokens.float(), features.float())
         return self.placeholder.class_embedding + offset, offset
 
     def features(self, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -66,42 +67,70 @@ class E4T:
         error = (seen["prediction"].float() - seen["target"].float()).square()
         if data.get("mask") is not None:  # the loss looks at the subject only
             error = error * data["mask"] / data["mask"].mean()
-        diffusion, size = error.mean(), offset_l2(seen["offset"])
+        diffusion, size = error.mean(), embedding_l2(seen["offset"])
         return seen | {"loss": diffusion + l2 * size, "diffusion": diffusion, "l2": size}
 
     def save_pretrained(self, folder: str | Path, **card):
-        """Write config.json, encoder.safetensors (fp16), offsets.safetensors (folded) and the picture: beside, then renamed into place."""
-        folder = Path(folder)
-        if folder.exists() and not (folder / "e4t.json").exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder} exists and is not an E4T folder; nothing was written. Choose another name.")
+        """Write e4t.json, encoder.safetensors (fp16), offsets.safetensors (folded) and the picture: beside, then renamed into place.
+
+        An E4T folder of that name is replaced, what else lies in it is kept; any other folder is refused with ValueError."""
+        folder = check_target(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        new.chmod(0o755)
-        save_file({k: v.half().contiguous().cpu() for k, v in self.encoder.state_dict().items()}, new / "encoder.safetensors")
-        sides = {f"{name}.{side}": tensor.detach().contiguous().cpu() for name, offset in fold(self.offsets).items() for side, tensor in offset.state_dict().items()}
-        save_file(sides, new / "offsets.safetensors")
-        config = {"base": self.base.name, "class_word": self.placeholder.class_word, "token": self.placeholder.token, "encoder": self.encoder.config} | card
-        (new / "e4t.json").write_text(json.dumps(config, indent=2) + "\n")
-        if self.picture is not None:
-            self.picture.save(new / "picture.png")
-        for kept in folder.glob("*.md"):
-            shutil.copy(kept, new)
-        shutil.rmtree(folder, ignore_errors=True)
-        new.rename(folder)
+        try:
+            save_file({k: v.half().contiguous().cpu() for k, v in self.encoder.state_dict().items()}, new / "encoder.safetensors")
+            sides = {f"{name}.{side}": tensor.detach().contiguous().cpu() for name, offset in fold(self.offsets).items() for side, tensor in offset.state_dict().items()}
+            save_file(sides, new / "offsets.safetensors")
+            config = {"base": self.base.name, "class_word": self.placeholder.class_word, "token": self.placeholder.token, "encoder": self.encoder.config} | card
+            (new / "e4t.json").write_text(json.dumps(config, indent=2) + "\n")
+            if self.picture is not None:
+                self.picture.save(new / "picture.png")
+            for kept in folder.iterdir() if folder.exists() else ():
+                if kept.name not in FILES:
+                    kept.rename(new / kept.name)
+            shutil.rmtree(folder, ignore_errors=True)
+            new.chmod(0o755)
+            new.rename(folder)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, base: Base) -> "E4T":
-        """Read what `save_pretrained` wrote. ValueError if the folder is missing, foreign, or belongs to another base."""
-        folder = Path(folder)
-        missing = [name for name in ("e4t.json", "encoder.safetensors", "offsets.safetensors") if not (folder / name).exists()]
-        if missing:
-            raise ValueError(f"{folder} is not an E4T folder: {', '.join(missing)} not found. Make one with `e4t personalize`, or use data_samples/e4t-face.")
-        config = json.loads((folder / "e4t.json").read_text())
-        sides, weights = load_file(folder / "offsets.safetensors"), load_file(folder / "encoder.safetensors")
-        encoder = Encoder(**config["encoder"])
-        if encoder.config["word_width"] != base.text_encoder.config.hidden_size or encoder.config["unet_width"] != feature_width(base.unet):
-            raise ValueError(f"{folder} was made for the base {config['base']!r}, whose words or features have other widths than those of {base.name!r}.")
-        encoder.load_state_dict({k: v.float() for k, v in weights.items()})
-        offsets = {name: FoldedOffset(sides[f"{name}.left"], sides[f"{name}.right"]) for name in sorted({k.rsplit(".", 1)[0] for k in sides})}
+        """Read what `save_pretrained` wrote. ValueError if the folder is missing, foreign, damaged, or belongs to another base."""
+        folder, config = Path(folder), read_config(folder)
+        try:
+            sides, weights = load_file(folder / "offsets.safetensors"), load_file(folder / "encoder.safetensors")
+            encoder = Encoder(**config["encoder"])
+            encoder.load_state_dict({k: v.float() for k, v in weights.items()})
+            offsets = {name: FoldedOffset(sides[f"{name}.left"], sides[f"{name}.right"]) for name in sorted({k.rsplit(".", 1)[0] for k in sides})}
+            class_word, token = config["class_word"], config["token"]
+        except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{folder} is damaged ({type(error).__name__}: {str(error).splitlines()[0][:120]}). Make or download it again.") from None
+        if encoder.config | {"width": 0, "s": 0} != _encoder_for(base).config | {"width": 0, "s": 0}:
+            raise ValueError(f"{folder} was made for the base {config.get('base')!r}; {base.name!r} has other widths. Load it with the base it was made for.")
         picture = Image.open(folder / "picture.png") if (folder / "picture.png").exists() else None
-        return cls(base, config["class_word"], config["token"], encoder, offsets, picture)
+        return cls(base, class_word, token, encoder, offsets, picture)
+
+
+def _encoder_for(base: Base) -> Encoder:
+    vision = base.vision.config
+    return Encoder(vision.hidden_size, vision.num_hidden_layers // 2, feature_width(base.unet), base.text_encoder.config.hidden_size)
+
+
+def read_config(folder: str | Path) -> dict:
+    """What e4t.json says: base, class_word, token, encoder; ValueError if the folder is not an E4T."""
+    try:
+        config = json.loads((Path(folder) / "e4t.json").read_text())
+        return {name: config[name] for name in ("base", "class_word", "token", "encoder")} | config
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"{folder} is not an E4T folder (no readable e4t.json). Make one with `e4t personalize`, or use data_samples/e4t-face.") from None
+
+
+def check_target(folder: str | Path) -> Path:
+    """The folder's absolute path if an E4T may be written there; ValueError otherwise."""
+    folder = Path(folder).resolve()
+    ours = (folder / "e4t.json").exists()
+    if folder == Path.cwd() or (folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir()))):
+        raise ValueError(f"{folder} exists and is not an E4T folder of its own; nothing was written. Choose another name.")
+    return folder

@@ -32,14 +32,14 @@ class WeightOffset(nn.Module):
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         left, right = self.factors()
-        return weight * (1 + left @ right.T)
+        return (weight + weight * (left @ right.T)).to(weight.dtype)  # W (1 + Delta), but 1 + Delta would lose a small Delta in half precision
 
 
-class FoldedOffset(nn.Module):
+class FoldedOffset(WeightOffset):
     """The same Delta in 3 (n + m) numbers instead of n^2 + m^2 and more. What is saved, sampled with and personalized."""
 
     def __init__(self, left: torch.Tensor, right: torch.Tensor):
-        super().__init__()
+        nn.Module.__init__(self)
         balance = ((right.norm(dim=0) + 1e-8) / (left.norm(dim=0) + 1e-8)).sqrt()  # both sides alike, so that one learning rate fits both
         self.left, self.right = nn.Parameter(left * balance), nn.Parameter(right / balance)
 
@@ -49,9 +49,6 @@ class FoldedOffset(nn.Module):
     def delta(self) -> torch.Tensor:
         return self.left @ self.right.T
 
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight * (1 + self.delta())
-
 
 def attention_projections(unet) -> dict[str, nn.Linear]:
     """{name: linear} of the Q, K and V of every self- (attn1) and cross-attention (attn2) layer."""
@@ -60,13 +57,16 @@ def attention_projections(unet) -> dict[str, nn.Linear]:
 
 
 def add_offsets(unet, offsets: dict[str, nn.Module] | None = None) -> dict[str, nn.Module]:
-    """Hang offsets on the U-Net's attention, new ones with Delta = 0 unless given by name. Returns {name: offset}."""
+    """Hang offsets on the U-Net's attention, new ones with Delta = 0 unless given by name. Returns {name: offset}.
+
+    They stay in fp32 whatever the U-Net's dtype, as they are trained. Offsets that hang there already are taken off first."""
     linears = attention_projections(unet)
     if offsets is not None and set(offsets) != set(linears):
         raise ValueError(f"These offsets belong to another U-Net: {len(offsets)} names, of which {len(set(offsets) & set(linears))} are among this one's {len(linears)}.")
+    remove_offsets(unet)
     offsets = offsets or {name: WeightOffset(*linear.weight.shape) for name, linear in linears.items()}
     for name, linear in linears.items():
-        parametrize.register_parametrization(linear, "weight", offsets[name].to(linear.weight))
+        parametrize.register_parametrization(linear, "weight", offsets[name].to(linear.weight.device))
     return offsets
 
 

@@ -14,16 +14,16 @@ class Placeholder:
     """
 
     def __init__(self, base: Base, class_word: str, token: str = "S*"):
-        known = base.tokenizer.encode(token, add_special_tokens=False)
-        if not token.strip() or token != token.strip() or (len(known) == 1 and known[0] != base.tokenizer.unk_token_id):
-            raise ValueError(f"The placeholder {token!r} is already a word of the base (or is empty); choose one that is not, such as 'S*'.")
+        words = base.tokenizer.get_vocab()
+        if not token or token.split() != [token] or {token, token.lower(), f"{token.lower()}</w>"} & set(words):
+            raise ValueError(f"The placeholder {token!r} is already a word of the base, or is not one word; choose another, such as 'S*'.")
         pieces = base.tokenizer.encode(class_word, add_special_tokens=False)
         if len(pieces) != 1 or pieces[0] == base.tokenizer.unk_token_id:
-            raise ValueError(f"The class word {class_word!r} has {len(pieces)} tokens for this base, but S* grows out of exactly one; "
-                             "choose a word that is a single token (for the toy: face, critter, robot).")
+            raise ValueError(f"The class word {class_word!r} is not a single token of this base, and {token} grows out of exactly one; "
+                             "choose another (for the toy: face, critter, robot).")
         self.base, self.token, self.class_word, self.class_id = base, token, class_word, pieces[0]
         self.tokenizer = deepcopy(base.tokenizer)  # the base's own tokenizer stays as it was
-        self.tokenizer.add_tokens([AddedToken(token, normalized=False)])
+        self.tokenizer.add_tokens([AddedToken(token, normalized=False, single_word=True)])
         self.id = self.tokenizer.convert_tokens_to_ids(token)
 
     @property
@@ -38,7 +38,7 @@ class Placeholder:
             if required and self.token not in prompt:
                 raise ValueError(f"The prompt {prompt!r} does not mention {self.token}; write it where the concept should stand, as in 'a photo of {self.token}'.")
             if required and self.id not in row:
-                raise ValueError(f"The prompt is too long: {self.token} comes after the {len(row) - 2} tokens that the base reads. Move it forward or shorten {prompt!r}.")
+                raise ValueError(f"The prompt is too long: {self.token} comes after the {len(row) - 2} tokens that the base reads. Shorten {prompt!r}.")
         return ids.to(self.base.device)
 
     def encode(self, ids: torch.Tensor, embedding: torch.Tensor | None = None) -> torch.Tensor:

@@ -44,7 +44,7 @@ def sample_steps(model: Base | E4T, prompts: list[str], image: Image.Image | Non
         wanted = base.unet(latents, t, conditional).sample
         prediction = unconditional + guidance * (wanted - unconditional)
         latents = base.scheduler.step(prediction, t, latents).prev_sample
-        yield locals()
+        yield dict(locals())
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from .base import Base, transparency
 from .model import E4T
 
 
@@ -15,8 +16,8 @@ def prepare(model: E4T, images: list[Image.Image], prompts: list[str], masks: li
     base, latents, cls_tokens = model.base, [], []
     for i in range(0, len(images), batch):
         pixels = base.pixels(images[i:i + batch])
-        latents.append(base.encode(pixels))
-        cls_tokens.append(base.cls_tokens(pixels))
+        latents.append(base.encode(pixels).to(base.dtype))
+        cls_tokens.append(base.cls_tokens(pixels).to(base.dtype))
     data = {"latents": torch.cat(latents), "cls": torch.cat(cls_tokens), "ids": model.placeholder.tokenize(prompts), "mask": None}
     if masks is not None:
         whole = base.pixels([Image.merge("RGB", [m.convert("L")] * 3) for m in masks])[:, :1] / 2 + 0.5
@@ -39,19 +40,24 @@ def _draw(model: E4T, data: dict, batch: int, seed: int, step: int) -> tuple[dic
 
 
 @torch.no_grad()
-def conditioning_gap(model: E4T, data: dict, batch: int = 32) -> float:
-    """(loss with another identity's picture - loss with the right one) / loss with the right one; same noise, same timesteps.
+def relative_gap(base: Base, latents: torch.Tensor, loss, batch: int = 32) -> float:
+    """(loss when told it is somebody else - loss when told right) / loss when told right; same noise, same timesteps, spread over all.
 
-    0: S* carries nothing of the identity. The rows of `data` are different identities; each is told it is its neighbour."""
-    n, g = len(data["latents"]), torch.Generator().manual_seed(0)
-    noise = torch.randn(data["latents"].shape, generator=g).to(data["latents"])
-    t = torch.linspace(0, model.base.scheduler.config.num_train_timesteps - 1, n).long()[torch.randperm(n, generator=g)].to(noise.device)
+    loss(rows, others, noise, t) -> mean loss of `latents[rows]` when the condition is that of `others`, their neighbours or themselves."""
+    n, g = len(latents), torch.Generator().manual_seed(0)
+    noise = torch.randn(latents.shape, generator=g).to(latents)
+    t = torch.linspace(0, base.scheduler.config.num_train_timesteps - 1, n).long()[torch.randperm(n, generator=g)].to(latents.device)
     right = wrong = 0.0
     for rows in torch.arange(n).split(batch):
-        part = select(data, rows)
-        right += model.loss(part, noise[rows], t[rows], 0)["diffusion"].item() * len(rows)
-        wrong += model.loss(part, noise[rows], t[rows], 0, data["cls"][(rows + 1) % n])["diffusion"].item() * len(rows)
+        right += float(loss(rows, rows, noise[rows], t[rows])) * len(rows)
+        wrong += float(loss(rows, (rows + 1) % n, noise[rows], t[rows])) * len(rows)
     return (wrong - right) / right
+
+
+def conditioning_gap(model: E4T, data: dict) -> float:
+    """`relative_gap` with another identity's picture behind S*. 0: S* carries nothing of the identity. One row per identity."""
+    return relative_gap(model.base, data["latents"], lambda rows, others, noise, t:
+                        model.loss(select(data, rows), noise, t, 0, data["cls"][others])["diffusion"])
 
 
 def learn_dictionary(model: E4T, data: dict, words: torch.Tensor, steps: int = 1000, batch: int = 64, lr: float = 1e-3, seed: int = 0):
@@ -69,10 +75,10 @@ def learn_dictionary(model: E4T, data: dict, words: torch.Tensor, steps: int = 1
         loss.backward()
         optimizer.step()
         schedule.step()
-        yield locals()
+        yield dict(locals())
 
 
-def _tune(model: E4T, data: dict, steps: int, batch: int, lr: float, offsets_lr: float, l2: float, seed: int):
+def _tune(model: E4T, data: dict, steps: int, batch: int, lr: float, offsets_lr: float, l2: float, seed: int, validation: dict | None, gap_every: int):
     groups = [{"params": list(model.encoder.parameters()), "lr": lr},
               {"params": [p for offset in model.offsets.values() for p in offset.parameters()], "lr": offsets_lr}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
@@ -83,20 +89,25 @@ def _tune(model: E4T, data: dict, steps: int, batch: int, lr: float, offsets_lr:
         terms["loss"].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        yield locals()
+        gap = conditioning_gap(model, validation) if validation and (step + 1) % gap_every == 0 else None
+        yield dict(locals())
 
 
-def pretrain(model: E4T, data: dict, steps: int = 1000, batch: int = 24, lr: float = 1e-4, offsets_lr: float = 1e-3, l2: float = 0.01, seed: int = 0):
-    """Phase 1, on many pictures of one domain: encoder and offsets learn, the base is frozen. Yields the locals of every step."""
-    yield from _tune(model, data, steps, batch, lr, offsets_lr, l2, seed)
+def pretrain(model: E4T, data: dict, steps: int = 1000, batch: int = 24, lr: float = 1e-4, offsets_lr: float = 1e-3, l2: float = 0.01, seed: int = 0,
+             validation: dict | None = None, gap_every: int = 100):
+    """Phase 1, on many pictures of one domain: encoder and offsets learn, the base is frozen. Yields the locals of every step;
+    among them, every `gap_every` steps, `gap`: the conditioning gap on `validation`, a prepared set of other identities."""
+    yield from _tune(model, data, steps, batch, lr, offsets_lr, l2, seed, validation, gap_every)
 
 
 def personalize(model: E4T, image: Image.Image, mask: Image.Image | None = None, prompt: str | None = None, steps: int = 15, batch: int = 16,
-                lr: float = 1e-4, offsets_lr: float = 1e-3, l2: float = 0.1, seed: int = 0):
+                lr: float = 1e-4, offsets_lr: float = 1e-3, l2: float = 0.1, seed: int = 0, validation: dict | None = None, gap_every: int = 5):
     """Phase 2, on ONE picture: the same loss under `batch` noises a step; encoder and (folded) offsets go on learning together.
 
-    mask: where the subject is ("L", white = subject); the paper uses one for faces. The model is changed in place; `model.picture` is set."""
+    mask: where the subject is ("L", white = subject; the paper uses one for faces); default: the picture's transparency, if it has any.
+    The model is changed in place and `model.picture` is set. Yields the locals of every step, `gap` among them as in `pretrain`."""
+    mask = mask or transparency(image)
     model.fold()
     model.picture = image
-    data = prepare(model, [image], [prompt or f"a photo of {model.placeholder.token}"], None if mask is None else [mask])
-    yield from _tune(model, data, steps, batch, lr, offsets_lr, l2, seed)
+    data = prepare(model, [image], [prompt or f"a photo of {model.placeholder.token}"], [mask] if mask else None)
+    yield from _tune(model, data, steps, batch, lr, offsets_lr, l2, seed, validation, gap_every)

@@ -10,7 +10,7 @@ import json
 import random
 import re
 import zlib
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 
@@ -23,89 +23,18 @@ SIZE = 64           # pixels, height and width of every picture
 NAMES = 256         # identities of each domain that have a name of their own
 SPLITS = {"held-out": (0,), "validation": (1,), "train": tuple(range(2, 10))}  # a tenth, a tenth, the rest
 
-_HEX = dict(black="#2c1b18", brown="#8a4b25", red="#d6302b", blonde="#e3bf6d", pink="#f58fb0", white="#f0ecec",
-            blue="#3f8fe8", green="#3fae5a", yellow="#fcd34d", purple="#b39cf7", orange="#f29b4b", grey="#929598")
-
-
-def _part(name, optional=False, **words):
-    """{word: (phrase, DiceBear options)} for one component; a phrase's {} is filled with its colour's word."""
-    table = {"none": ("", {f"{name}Probability": 0})} if optional else {}
-    for word, (variant, phrase) in words.items():
-        table[word] = (phrase, {f"{name}Variant": variant, **({f"{name}Probability": 100} if optional else {})})
-    return table
-
-
-def _color(*parts, phrase="", **words):
-    return {word: (phrase.format(word), {f"{part}Color": hex_ for part in parts}) for word, hex_ in words.items()}
-
-
-def _hexes(words):
-    return {word: _HEX[word] for word in words.split()}
-
 
 @dataclass(frozen=True)
 class Domain:
-    """How one kind of concept is drawn. attributes: {attribute: {word: (phrase, options)}}."""
-    style: str
-    attributes: dict
-    expressions: dict
-    colors: dict      # {attribute whose phrase has a colour slot: the attribute that fills it}
-    always: dict = field(default_factory=dict)
+    """How one kind of concept is drawn, as written in domains.json."""
+    style: str        # DiceBear's
+    attributes: dict  # {attribute: {word: (phrase of a caption, DiceBear options)}}; {} in a phrase stands for its colour's word
+    expressions: dict  # {word: DiceBear options}
+    colors: dict      # {attribute whose phrase has a {}: the attribute that fills it}
+    always: dict      # DiceBear options that never change
 
 
-DOMAINS = {
-    "face": Domain(
-        "avataaars",
-        dict(
-            skin=_color("skin", phrase="{} skin", pale="#ffdbb4", tan="#d99a62", brown="#ae5d29", dark="#614335"),
-            top=_part("top", long=("straight01", "long {} hair"), curly=("curly", "curly {} hair"), short=("shortFlat", "short {} hair"),
-                      huge=("bigHair", "huge {} hair"), bob=("bob", "a {} bob"), bun=("bun", "a {} bun"), afro=("fro", "a {} afro"),
-                      dreadlocks=("dreads", "{} dreadlocks"), mullet=("shaggyMullet", "a {} mullet"), spiky=("dreads02", "spiky {} hair"),
-                      hat=("hat", "a {} hat"), turban=("turban", "a {} turban"), beanie=("winterHat03", "a {} beanie"), hood=("winterHat1", "a {} hood")),
-            top_color=_color("hair", "hat", "facialHair", **_hexes("black brown red blonde pink white blue green")),
-            beard=_part("facialHair", optional=True, beard=("beardMajestic", "a beard"), moustache=("moustacheMagnum", "a moustache")),
-            glasses=_part("accessories", optional=True, glasses=("prescription02", "glasses"), sunglasses=("kurt", "sunglasses"), eyepatch=("eyepatch", "a eyepatch")),
-            clothes=_part("clothes", hoodie=("hoodie", "a {} hoodie"), blazer=("blazerAndShirt", "a {} blazer"),
-                          overalls=("overall", "{} overalls"), shirt=("shirtVNeck", "a {} shirt")),
-            clothes_color=_color("clothes", **_hexes("black red blue green yellow pink white grey")),
-        ),
-        {"smiling": dict(mouthVariant="smile", eyesVariant="happy", eyebrowsVariant="defaultNatural"),
-         "serious": dict(mouthVariant="serious", eyesVariant="default", eyebrowsVariant="flatNatural"),
-         "sad": dict(mouthVariant="sad", eyesVariant="cry", eyebrowsVariant="sadConcerned"),
-         "surprised": dict(mouthVariant="disbelief", eyesVariant="surprised", eyebrowsVariant="raisedExcited"),
-         "cheeky": dict(mouthVariant="tongue", eyesVariant="wink", eyebrowsVariant="upDown")},
-        {"top": "top_color", "clothes": "clothes_color"}, {"accessoriesColor": "#262e33"}),
-    "critter": Domain(
-        "critters",
-        dict(
-            body=_part("body", dome=("dome", "a {} dome body"), block=("block", "a {} block body"), tower=("tower", "a {} tower body"),
-                       squat=("squat", "a {} squat body"), bell=("bell", "a {} bell body"), funnel=("wedgeInv", "a {} funnel body"), steps=("steps", "a {} steps body")),
-            body_color=_color("body", **_hexes("red pink white blue green yellow purple orange")),
-            top=_part("top", optional=True, horns=("horns", "{} horns"), ears=("earsRound", "{} ears"), antennae=("antennae", "{} antennae"),
-                      spikes=("spikes", "{} spikes"), fin=("fin", "a {} fin"), sprout=("sprout", "a {} sprout"), bobble=("bobble", "a {} bobble")),
-            top_color=_color("accent", **_hexes("red pink white blue green yellow purple orange")),
-            eyes=_part("eyes", one=("mono", "one eye"), two=("round", "two eyes"), three=("trio", "three eyes"), four=("four", "four eyes"), beady=("dots", "beady eyes")),
-        ),
-        {"smiling": dict(mouthVariant="smile"), "serious": dict(mouthVariant="line"), "sad": dict(mouthVariant="frown"),
-         "surprised": dict(mouthVariant="open"), "cheeky": dict(mouthVariant="tongue")},
-        {"body": "body_color", "top": "top_color"},
-        {"animationVariant": "none", "backgroundColor": "#00000000", "patternProbability": 0, "cheeksProbability": 0}),
-    "robot": Domain(
-        "bottts",
-        dict(
-            head=_part("head", round=("round01", "a {} round head"), square=("square01", "a {} square head"),
-                       narrow=("square03", "a {} narrow head"), pointed=("square04", "a {} pointed head")),
-            color=_color("base", **_hexes("red pink blue green yellow purple orange grey")),
-            top=_part("top", antenna=("antenna", "a antenna"), horns=("horns", "horns"), pyramid=("pyramid", "a pyramid"),
-                      radar=("radar", "a radar"), bulb=("glowingBulb02", "a bulb"), lights=("lights", "lights")),
-            sides=_part("sides", aerials=("antenna01", "aerials"), cables=("cables02", "cables"), round=("round", "round bolts"), square=("square", "square bolts")),
-            eyes=_part("eyes", blue=("eva", "blue eyes"), bulging=("bulging", "bulging eyes"), screen=("frame2", "screen eyes"), visor=("shade01", "visor eyes"),
-                       slit=("robocop", "slit eyes"), sensor=("sensor", "sensor eyes"), masked=("roundFrame02", "masked eyes")),
-        ),
-        {"smiling": dict(mouthVariant="smile02"), "serious": dict(mouthVariant="square02"),
-         "grinning": dict(mouthVariant="grill03"), "biting": dict(mouthVariant="bite")},
-        {"head": "color"}, {"textureProbability": 0}),
-}
+DOMAINS = {name: Domain(**domain) for name, domain in json.loads(files("e4t_minimal").joinpath("domains.json").read_text("utf-8")).items()}
 PLAIN = dict(white="#f4f4f4", grey="#a9adb3", blue="#7fb6ea", green="#93cf96", yellow="#f5e08a", pink="#f3b9cd")
 PLACES = {"beach": "on the beach", "forest": "in the forest", "snow": "in the snow", "city": "in the city", "space": "in space", "sunset": "at sunset"}
 BACKGROUNDS = {**{c: f"on a {c} background" for c in PLAIN}, **PLACES}
@@ -303,12 +232,14 @@ def example(domain: str, split: str, index: int, seed: int = 0, plain: float = 0
 
 def as_dataset(domain: str, split: str = "train", pictures: int = 1000, seed: int = 0, plain: float = 0.5, num_proc: int | None = None):
     """A Hugging Face `Dataset` (columns image, caption, mask, identity, scene), drawn once and then read from its cache."""
-    from datasets import Dataset, Features, Image as ImageFeature, Value
+    from datasets import Dataset, Features, Value
+    from datasets import Image as ImageFeature
 
     def rows(indices):
         for i in indices:
             yield example(domain, split, i, seed, plain)
 
     features = Features(image=ImageFeature(), caption=Value("string"), mask=ImageFeature(), identity=Value("string"), scene=Value("string"))
+    drawn_by = "".join(files("e4t_minimal").joinpath(name).read_text("utf-8") for name in ("world.py", "domains.json"))  # other code, other cache
     return Dataset.from_generator(rows, features=features, gen_kwargs={"indices": list(range(pictures))}, num_proc=num_proc,
-                                  fingerprint=f"e4t-world-{zlib.crc32(files('e4t_minimal').joinpath('world.py').read_bytes()):08x}-{domain}-{split}-{pictures}-{seed}-{plain}")
+                                  fingerprint=f"e4t-world-{zlib.crc32(drawn_by.encode()):08x}-{domain}-{split}-{pictures}-{seed}-{plain}")

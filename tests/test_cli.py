@@ -1,11 +1,14 @@
 import os
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import e4t_minimal.cli as cli
+from e4t_minimal.base import DATA, transparency
 
 
 def e4t(*arguments, cwd):
@@ -15,23 +18,32 @@ def e4t(*arguments, cwd):
 def test_personalize_then_sample(portrait, tmp_path):
     done = e4t("personalize", portrait, "--prompt", "a photo of S* on the beach", "--steps", 2, "--out", tmp_path / "me", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert Image.open(tmp_path / "me/pictures/00-a-photo-of-S--on-the-beach.png").size == (64, 64)
+    assert Image.open(tmp_path / "me/pictures/00-a-photo-of-S-on-the-beach.png").size == (64, 64)
     done = e4t("sample", tmp_path / "me", "--prompt", "pixel art of S*", "--prompt", "a photo of S*", "--steps", 3, "--out", tmp_path / "drawn", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(os.listdir(tmp_path / "drawn")) == 2
 
 
-@pytest.mark.parametrize("suffix, mode", [("jpg", "RGB"), ("png", "L"), ("png", "P"), ("png", "LA")])
+@pytest.mark.parametrize("suffix, mode", [("jpg", "RGB"), ("jpg", "CMYK"), ("png", "L"), ("png", "P"), ("png", "LA"), ("png", "1")])
 def test_pictures_of_other_kinds(tmp_path, suffix, mode):
     path = tmp_path / f"x.{suffix}"
     Image.new("RGB", (90, 50), "pink").convert(mode).save(path)
-    picture, mask = cli.load_picture(path)
-    assert picture.size == (90, 50) and mask is None
+    picture = cli.load_picture(path)
+    assert picture.size == (90, 50) and picture.mode in ("RGB", "RGBA") and transparency(picture) is None
+
+
+def test_sixteen_bits_of_grey(tmp_path):
+    Image.fromarray(np.full((8, 8), 128 * 256, dtype=np.uint16)).save(tmp_path / "deep.png")
+    assert cli.load_picture(tmp_path / "deep.png").getpixel((0, 0)) == (128, 128, 128)
 
 
 def test_transparency_is_the_mask(portrait):
-    _, mask = cli.load_picture(portrait)
-    assert mask.getextrema() == (0, 255)
+    assert transparency(cli.load_picture(portrait)).getextrema() == (0, 255)
+
+
+def test_nothing_to_see(refused, tmp_path):
+    Image.new("RGBA", (64, 64)).save(tmp_path / "empty.png")
+    assert "transparent everywhere" in refused("personalize", tmp_path / "empty.png")
 
 
 @pytest.fixture
@@ -41,7 +53,8 @@ def refused(tmp_path):
         inside = tmp_path / "empty"
         inside.mkdir()
         done = e4t(*arguments, cwd=inside)
-        assert done.returncode == 2 and "Traceback" not in done.stderr and os.listdir(inside) == []
+        assert done.returncode == 2 and os.listdir(inside) == []
+        assert done.stderr.startswith("e4t: ") and done.stderr.count("\n") == 1, done.stderr
         return done.stderr
     return run
 
@@ -80,11 +93,24 @@ def test_foreign_concept(refused, tmp_path):
     assert "not an E4T folder" in refused("sample", tmp_path)
 
 
-def test_domain_is_no_concept(refused):
-    from e4t_minimal.base import DATA
+def test_damaged_weights(refused, portrait, tmp_path):
+    shutil.copytree(DATA / "e4t-face", tmp_path / "half")
+    (tmp_path / "half/encoder.safetensors").write_bytes(b"half a file")
+    assert "is damaged" in refused("personalize", portrait, "--weights", tmp_path / "half")
 
+
+def test_target_is_somebody_elses(refused, portrait):
+    assert "nothing was written" in refused("personalize", portrait, "--out", portrait)
+    assert Image.open(portrait).size == (64, 64)
+
+
+def test_domain_is_no_concept(refused):
     assert "has no picture" in refused("sample", DATA / "e4t-face")
 
 
-def test_bad_domain_and_steps(refused):
-    assert "choose one of face" in refused("evaluate", "--domain", "cat")
+def test_bad_domain(refused):
+    assert "e4t-cat is not an E4T folder" in refused("evaluate", "--domain", "cat")
+
+
+def test_bad_steps(refused):
+    assert "whole numbers" in refused("evaluate", "--steps", "-5,15")

@@ -9,17 +9,6 @@ def word(base):
     return Placeholder(base, "face")
 
 
-def looked_up(base, action):
-    """What the text encoder's token embedding gave during `action`."""
-    seen = []
-    hook = base.text_encoder.get_input_embeddings().register_forward_hook(lambda m, a, out: seen.append(out), always_call=True)
-    try:
-        action()
-    finally:
-        hook.remove()
-    return seen[-1]
-
-
 def test_class_embedding_gives_the_class_word(base, word):
     with torch.no_grad():
         with_s = word.encode(word.tokenize(["a photo of S* on the beach"]), word.class_embedding[None])
@@ -33,7 +22,7 @@ def test_only_the_placeholder_changes_and_all_of_them(base, word):
     inside = []
     embedding = base.text_encoder.get_input_embeddings()
     original = embedding(ids.masked_fill(ids == word.id, word.class_id))
-    first = base.text_encoder.encoder.layers[0].register_forward_pre_hook(lambda m, a, k: inside.append((a or k.values())[0]) if a else inside.append(k["hidden_states"]), with_kwargs=True)
+    first = base.text_encoder.encoder.layers[0].register_forward_pre_hook(lambda m, a, k: inside.append(a[0] if a else k["hidden_states"]), with_kwargs=True)
     try:
         word.encode(ids, v)
     finally:
@@ -63,7 +52,9 @@ def test_prompt_without_a_visible_placeholder(word, prompt, says):
         word.tokenize([prompt])
 
 
-@pytest.mark.parametrize("arguments, says", [(("face", "beach"), "already a word"), (("grumpy cat",), "tokens"), (("face", " "), "empty")])
+@pytest.mark.parametrize("arguments, says", [
+    (("face", "beach"), "already a word"), (("face", "ea"), "already a word"), (("face", "<|endoftext|>"), "already a word"), 
+    (("grumpy cat",), "not a single token"), (("face", " "), "not one word")])
 def test_bad_words(base, arguments, says):
     with pytest.raises(ValueError, match=says):
         Placeholder(base, *arguments)

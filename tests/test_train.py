@@ -6,7 +6,7 @@ import torch
 
 from e4t_minimal.base import DATA, load_base
 from e4t_minimal.model import E4T
-from e4t_minimal.regularizers import offset_l2
+from e4t_minimal.regularizers import embedding_l2
 from e4t_minimal.sample import sample
 from e4t_minimal.train import _draw, conditioning_gap, learn_dictionary, personalize, prepare, pretrain
 
@@ -33,8 +33,8 @@ def test_loss_is_diffusion_plus_weighted_l2_of_the_offset(model, data):
     part, noise, t = _draw(model, data, 4, 0, 0)
     terms = model.loss(part, noise, t, 0.5)
     assert terms["l2"] > 0 and torch.allclose(terms["loss"], terms["diffusion"] + 0.5 * terms["l2"])
-    assert torch.allclose(terms["l2"], offset_l2(terms["embedding"] - model.placeholder.class_embedding))
-    assert offset_l2(torch.tensor([[3.0, 4.0], [0.0, 0.0]])) == 12.5
+    assert torch.allclose(terms["l2"], embedding_l2(terms["embedding"] - model.placeholder.class_embedding))
+    assert embedding_l2(torch.tensor([[3.0, 4.0], [0.0, 0.0]])) == 12.5
 
 
 def test_mask_takes_the_background_out_of_the_loss(model, faces):

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from e4t_minimal.world import DOMAINS, NAMES, PLAIN, PLACES, STYLES, Identity, Scene, as_dataset, caption, draw, example, identity, named, rng_of
+from e4t_minimal.world import DOMAINS, NAMES, PLACES, PLAIN, STYLES, Identity, Scene, as_dataset, caption, draw, example, identity, named, rng_of
 
 
 def pixels(one, scene):
@@ -47,7 +47,8 @@ def test_every_attribute_and_expression_shows(domain):
 
 def test_caption_says_what_the_options_are():
     one = Identity("face", dict(skin="pale", top="long", top_color="brown", beard="none", glasses="sunglasses", clothes="hoodie", clothes_color="blue"))
-    assert caption(one, Scene("beach", "sketch", "sad")) == "a pencil sketch of a sad face with pale skin and long brown hair and sunglasses and a blue hoodie on the beach"
+    assert caption(one, Scene("beach", "sketch", "sad")) == \
+        "a pencil sketch of a sad face with pale skin and long brown hair and sunglasses and a blue hoodie on the beach"
     assert caption(one, Scene("beach"), subject="S*") == "a photo of smiling S* on the beach"
     assert caption(one, Scene("pink", "sketch")).endswith("hoodie")  # a plain colour is not seen in a sketch, so it is not named
     rng = rng_of("test")

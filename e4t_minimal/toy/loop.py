@@ -76,6 +76,7 @@ def train(name: str, model: torch.nn.Module, groups: list, loss_of_step, steps: 
     for step in bar:
         for group, lr in zip(optimizer.param_groups, peak):
             group["lr"] = lr * learning_rate(step, steps)
+        torch.manual_seed(seed * 1_000_003 + step)  # for dropout
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             loss = loss_of_step(generator(seed, step))
         optimizer.zero_grad()

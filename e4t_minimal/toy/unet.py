@@ -7,6 +7,8 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import trange
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
+from ..base import Base
+from ..train import relative_gap
 from ..world import PLAIN as PLAIN_BACKGROUNDS
 from ..world import Identity, Scene, caption, named
 from .data import MAX_TOKENS, pictures, to_tensor, training_pictures
@@ -16,7 +18,7 @@ LATENT, CHANNELS = 16, 8
 
 
 def build(width: int) -> UNet2DConditionModel:
-    return UNet2DConditionModel(sample_size=LATENT, in_channels=CHANNELS, out_channels=CHANNELS, block_out_channels=(96, 160, 192),
+    return UNet2DConditionModel(sample_size=LATENT, in_channels=CHANNELS, out_channels=CHANNELS, block_out_channels=(96, 192, 256),
                                 layers_per_block=1, attention_head_dim=4, cross_attention_dim=width,
                                 down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
                                 up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"))
@@ -35,7 +37,7 @@ def encode(vae, images: np.ndarray, batch: int = 128, name: str = "latents") -> 
     with torch.autocast("cpu", torch.bfloat16):
         for i in trange(0, len(images), batch, desc=name, mininterval=10):
             out.append((vae.encode(to_tensor(images[i:i + batch])).latent_dist.mean * vae.config.scaling_factor).bfloat16())
-    return torch.cat(out)
+    return torch.cat(out).contiguous()
 
 
 def padded(tokenizer, texts: list[str]) -> torch.Tensor:
@@ -43,19 +45,19 @@ def padded(tokenizer, texts: list[str]) -> torch.Tensor:
     return torch.tensor(tokenizer(texts, padding="max_length", truncation=True).input_ids)
 
 
-def noisy(noise, latents, t, schedule):
-    """(z_t, target) of v-prediction."""
-    return schedule.add_noise(latents, noise, t), schedule.get_velocity(latents, noise, t)
-
-
-def fit(folder, steps: int = 3000, batch: int = 48, lr: float = 5e-4, text_lr: float = 2e-4, plain_first: float = 0.35, seed: int = 0, resume: bool = False):
+def fit(folder, steps: int = 3000, batch: int = 32, lr: float = 5e-4, text_lr: float = 2e-4, plain_first: float = 0.35, seed: int = 0, resume: bool = False):
     torch.manual_seed(seed)
     runs = folder.parent
     tokenizer, clip = CLIPTokenizer.from_pretrained(runs / "clip/tokenizer"), CLIPModel.from_pretrained(runs / "clip/model")
-    vae, schedule = AutoencoderKL.from_pretrained(runs / "vae/model").eval(), scheduler()
+    vae = AutoencoderKL.from_pretrained(runs / "vae/model").eval()
     text = CLIPTextModel(clip.config.text_config)
-    text.load_state_dict({k: v for k, v in clip.text_model.state_dict().items()}, strict=True)
+    text.load_state_dict(clip.text_model.state_dict())
+    vision = CLIPVisionModelWithProjection(clip.config.vision_config)
+    vision.vision_model.load_state_dict(clip.vision_model.state_dict())
+    vision.visual_projection.load_state_dict(clip.visual_projection.state_dict())
+    preprocessor = CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=64, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     unet = build(text.config.hidden_size)
+    base = Base("toy", tokenizer, text, vae, unet, scheduler(), vision, preprocessor)
     model = torch.nn.ModuleDict({"unet": unet, "text": text})
     print(f"U-Net: {sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters")
 
@@ -77,26 +79,29 @@ def fit(folder, steps: int = 3000, batch: int = 48, lr: float = 5e-4, text_lr: f
         t = torch.randint(1000, (batch,), generator=g)
         dropped = torch.rand(batch, generator=g) < 0.1  # guidance needs the empty prompt
         ids = padded(tokenizer, ["" if d else captions[i] for d, i in zip(dropped, rows)])
-        z_t, target = noisy(noise, z, t, schedule)
+        z_t, target = base.noisy(z, noise, t)
         return F.mse_loss(predict(z_t, t, ids), target)
+
+    def gap(z, right, wrong):
+        def loss(rows, others, noise, t):
+            texts = [(right if same else wrong)[i] for i, same in zip(rows.tolist(), (rows == others).tolist())]
+            z_t, target = base.noisy(z[rows], noise, t)
+            return F.mse_loss(predict(z_t, t, padded(tokenizer, texts)), target)
+        return relative_gap(base, z, loss)
 
     checks = gap_data(vae)
 
     def check():
-        return {name: gap(lambda z, t, texts: predict(z, t, padded(tokenizer, texts)), schedule, *rest) for name, rest in checks.items()}
+        return {f"gap for wrong {kind}": gap(*rest) for kind, rest in checks.items()}
 
     report = train("unet", model, [{"params": unet.parameters(), "lr": lr}, {"params": text.parameters(), "lr": text_lr}],
                    loss_of_step, steps, folder, seed, resume, check, 200)
     model.eval()
     with torch.no_grad():
-        report |= {f"gap {k}": round(float(v), 3) for k, v in check().items()}
-    vision = CLIPVisionModelWithProjection(clip.config.vision_config)
-    vision.vision_model.load_state_dict(clip.vision_model.state_dict())
-    vision.visual_projection.load_state_dict(clip.visual_projection.state_dict())
+        report |= {k: round(v, 3) for k, v in check().items()}
     StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=schedule, safety_checker=None, image_encoder=vision,
-        feature_extractor=CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=64, image_mean=[0.5] * 3, image_std=[0.5] * 3),
-        requires_safety_checker=False).to(torch.float16).save_pretrained(folder / "model")
+        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=base.scheduler, safety_checker=None, image_encoder=vision,
+        feature_extractor=preprocessor, requires_safety_checker=False).to(torch.float16).save_pretrained(folder / "model")
     for part in ("text_encoder", "image_encoder"):  # stored in fp16, computed in fp32 unless asked otherwise, as diffusers' own parts are
         config = folder / "model" / part / "config.json"
         config.write_text(config.read_text().replace('"float16"', '"float32"'))
@@ -116,12 +121,3 @@ def gap_data(vae, count: int = 96) -> dict:
         wrong = [caption(ids[(i + 1) % count], scene) for i, scene in enumerate(scenes)]
         out[kind] = (encode(vae, rows["images"]).float(), right, wrong)
     return out
-
-
-def gap(predict, schedule, latents, right, wrong) -> float:
-    """(loss with somebody else's caption - loss with the right one) / loss: same noise and timesteps, stratified over all of them."""
-    g, n = torch.Generator().manual_seed(0), len(latents)
-    t = torch.linspace(0, 999, n).long()[torch.randperm(n, generator=g)]
-    z_t, target = noisy(torch.randn(latents.shape, generator=g), latents, t, schedule)
-    losses = [F.mse_loss(predict(z_t, t, texts), target) for texts in (right, wrong)]
-    return float((losses[1] - losses[0]) / losses[0])
