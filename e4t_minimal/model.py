@@ -109,7 +109,7 @@ class E4T:
             raise ValueError(f"{folder} is damaged ({type(error).__name__}: {str(error).splitlines()[0][:120]}). Make or download it again.") from None
         if encoder.config | {"width": 0, "s": 0} != _encoder_for(base).config | {"width": 0, "s": 0}:
             raise ValueError(f"{folder} was made for the base {config.get('base')!r}; {base.name!r} has other widths. Load it with the base it was made for.")
-        picture = Image.open(folder / "picture.png") if (folder / "picture.png").exists() else None
+        picture = Image.open(folder / "picture.png").copy() if (folder / "picture.png").exists() else None
         return cls(base, class_word, token, encoder, offsets, picture)
 
 

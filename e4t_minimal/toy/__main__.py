@@ -19,7 +19,7 @@ def _command(name: str, steps: int):
     app.command(name)(command)
 
 
-for _name, _steps in dict(clip=900, vae=3000, unet=3000, judge=1500).items():
+for _name, _steps in dict(clip=600, vae=3000, unet=2500, judge=1500).items():
     _command(_name, _steps)
 
 @app.command()

@@ -43,7 +43,7 @@ def named_rows(data: dict) -> dict[int, int]:
     return {row: number[key] for row, key in enumerate(keys) if key in number}
 
 
-def fit(folder, steps: int = 900, batch: int = 128, lr: float = 1e-3, seed: int = 0, resume: bool = False):
+def fit(folder, steps: int = 600, batch: int = 128, lr: float = 1e-3, seed: int = 0, resume: bool = False):
     torch.manual_seed(seed)
     tokenizer, data = build_tokenizer(), training_pictures()
     model, images = build(tokenizer), data["images"]

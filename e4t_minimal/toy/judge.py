@@ -32,7 +32,7 @@ def degrade(x: torch.Tensor, g: torch.Generator) -> torch.Tensor:
     return x + 0.1 * torch.rand((len(x), 1, 1, 1), generator=g) * torch.randn(x.shape, generator=g)
 
 
-def fit(folder, steps: int = 2500, batch: int = 96, lr: float = 2e-3, seed: int = 0, resume: bool = False):
+def fit(folder, steps: int = 1500, batch: int = 96, lr: float = 2e-3, seed: int = 0, resume: bool = False):
     torch.manual_seed(seed)
     judge, data = Judge(), training_pictures()
     truth, images = answers(data), data["images"]

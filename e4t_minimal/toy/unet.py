@@ -45,7 +45,7 @@ def padded(tokenizer, texts: list[str]) -> torch.Tensor:
     return torch.tensor(tokenizer(texts, padding="max_length", truncation=True).input_ids)
 
 
-def fit(folder, steps: int = 3000, batch: int = 32, lr: float = 5e-4, text_lr: float = 2e-4, plain_first: float = 0.35, seed: int = 0, resume: bool = False):
+def fit(folder, steps: int = 2500, batch: int = 32, lr: float = 5e-4, text_lr: float = 2e-4, plain_first: float = 0.35, seed: int = 0, resume: bool = False):
     torch.manual_seed(seed)
     runs = folder.parent
     tokenizer, clip = CLIPTokenizer.from_pretrained(runs / "clip/tokenizer"), CLIPModel.from_pretrained(runs / "clip/model")
