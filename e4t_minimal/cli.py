@@ -142,8 +142,8 @@ def personalize(picture: Path, prompt: Prompts = ("a photo of S*",), steps: Step
 
 
 @command
-def sample(concept: Path, prompt: Prompts = ("a photo of S*",), out: Path | None = None, steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 30,
-           guidance: float = 5.0, base: BaseName = None, seed: int = 0):
+def sample(concept: Path, prompt: Prompts = ("a photo of S*",), out: Path | None = None, steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
+           guidance: float = 4.0, base: BaseName = None, seed: int = 0):
     """Draw a CONCEPT that `personalize` saved."""
     from .sample import sample as draw
 

@@ -14,7 +14,7 @@ def start_noise(base: Base, count: int, seed: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def sample_steps(model: Base | E4T, prompts: list[str], image: Image.Image | None = None, steps: int = 30, guidance: float = 5.0, seed: int = 0):
+def sample_steps(model: Base | E4T, prompts: list[str], image: Image.Image | None = None, steps: int = 20, guidance: float = 4.0, seed: int = 0):
     """Denoise one latent per prompt with classifier-free guidance; yields the locals of every step (`latents` is what it made).
 
     With an `E4T`, S* in the prompts is `image` (default: the picture it was personalized on). The encoder's U-Net features are those
@@ -48,7 +48,7 @@ def sample_steps(model: Base | E4T, prompts: list[str], image: Image.Image | Non
 
 
 @torch.no_grad()
-def sample(model: Base | E4T, prompts: list[str] | str, image: Image.Image | None = None, steps: int = 30, guidance: float = 5.0, seed: int = 0,
+def sample(model: Base | E4T, prompts: list[str] | str, image: Image.Image | None = None, steps: int = 20, guidance: float = 4.0, seed: int = 0,
            batch: int = 32) -> list[Image.Image]:
     """One PIL picture per prompt; see `sample_steps`. The same seed gives the same pictures on the same machine."""
     prompts, out = [prompts] if isinstance(prompts, str) else list(prompts), []

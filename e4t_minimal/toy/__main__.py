@@ -23,11 +23,12 @@ for _name, _steps in dict(clip=600, vae=3000, unet=2500, judge=1500).items():
     _command(_name, _steps)
 
 @app.command()
-def e4t(domain: str = "face", steps: int = 600, dictionary_steps: int = 1500, seed: int = 0):
+def e4t(domain: str = "face", steps: int = 400, dictionary_steps: int = 1200, seed: int = 0):
     """Pretrain E4T on a domain (phase 1), into runs/e4t-DOMAIN."""
     from .e4t import fit
 
     folder = RUNS / f"e4t-{domain}"
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(fit(folder, domain, steps, dictionary_steps, seed), indent=2))
 
 
