@@ -162,8 +162,11 @@ def evaluate(domain: str = "face", identities: Annotated[int, typer.Option(min=2
 
     from .base import load_base
     from .evaluate import evaluate as measure
+    from .model import read_config
+    from .world import identity
 
     weights = weights or shipped(domain)
+    identity(domain, split, 0), read_config(weights)  # refuse what is not there before the bar starts
     if not re.fullmatch(r"\d+(,\d+)*", steps):
         raise ValueError(f"--steps takes whole numbers with commas, such as 0,5,15, not {steps!r}.")
     bar = tqdm(total=2 * identities, file=sys.stderr)

@@ -101,7 +101,7 @@ def pretrain(model: E4T, data: dict, steps: int = 1000, batch: int = 24, lr: flo
 
 
 def personalize(model: E4T, image: Image.Image, mask: Image.Image | None = None, prompt: str | None = None, steps: int = 15, batch: int = 16,
-                lr: float = 1e-4, offsets_lr: float = 1e-3, l2: float = 0.1, seed: int = 0, validation: dict | None = None, gap_every: int = 5):
+                lr: float = 1e-3, offsets_lr: float = 1e-2, l2: float = 0.1, seed: int = 0, validation: dict | None = None, gap_every: int = 5):
     """Phase 2, on ONE picture: the same loss under `batch` noises a step; encoder and (folded) offsets go on learning together.
 
     mask: where the subject is ("L", white = subject; the paper uses one for faces); default: the picture's transparency, if it has any.

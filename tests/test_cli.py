@@ -109,7 +109,7 @@ def test_domain_is_no_concept(refused):
 
 
 def test_bad_domain(refused):
-    assert "e4t-cat is not an E4T folder" in refused("evaluate", "--domain", "cat")
+    assert "no identities of domain 'cat'" in refused("evaluate", "--domain", "cat")
 
 
 def test_bad_steps(refused):

@@ -53,7 +53,7 @@ def test_prompt_without_a_visible_placeholder(word, prompt, says):
 
 
 @pytest.mark.parametrize("arguments, says", [
-    (("face", "beach"), "already a word"), (("face", "ea"), "already a word"), (("face", "<|endoftext|>"), "already a word"), 
+    (("face", "beach"), "already a word"), (("face", "q"), "already a word"), (("face", "<|endoftext|>"), "already a word"), 
     (("grumpy cat",), "not a single token"), (("face", " "), "not one word")])
 def test_bad_words(base, arguments, says):
     with pytest.raises(ValueError, match=says):
