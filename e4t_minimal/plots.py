@@ -8,7 +8,7 @@ from PIL import Image
 
 def gallery(picture: Image.Image, rows: dict[str, list[Image.Image]], titles: list[str], headline: str = "") -> Figure:
     """The input picture at the left, then one row of results per entry of `rows` ({label: pictures}), a title over each column."""
-    figure = plt.figure(figsize=(1.55 * (len(titles) + 1), 1.75 * len(rows) + 0.6), dpi=100, layout="constrained")
+    figure = plt.figure(figsize=(1.55 * (len(titles) + 1), 1.75 * len(rows) + 0.6), dpi=80, layout="constrained")
     axes = figure.subplots(len(rows), len(titles) + 1, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
