@@ -5,14 +5,14 @@ The only file that knows which base model it is. Axis letters here and everywher
 """
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-DATA = Path(__file__).resolve().parent.parent / "data_samples"
+from . import DATA
+
 VISION = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # for bases that bring no vision tower
 
 
@@ -104,17 +104,13 @@ def quiet():
         one.set_verbosity(before), one.enable_progress_bar(), two.enable_progress_bar()
 
 
+@quiet()
 def load_base(name: str = "toy", vision: str = VISION, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Base:
     """A Stable Diffusion by name: "toy" (shipped with this project), a local diffusers folder, or a hub id.
 
     vision: hub id or folder of a transformers CLIP, used when the base brings no `image_encoder` of its own.
     Raises ValueError with what to do when the folder is missing or is not a Stable Diffusion pipeline.
     """
-    with quiet():
-        return _load(name, vision, device, dtype)
-
-
-def _load(name, vision, device, dtype):
     from diffusers import DDIMScheduler, StableDiffusionPipeline
     from transformers import AutoImageProcessor, CLIPVisionModelWithProjection
 

@@ -1,7 +1,6 @@
 """`e4t`: the same as the notebooks, from a terminal."""
 import json
 import re
-import sys
 import time
 from contextlib import contextmanager
 from functools import wraps
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from . import DATA
 
 app = typer.Typer(help="One picture of a new face becomes a word, S*, that a text-to-image model can draw.", no_args_is_help=True, pretty_exceptions_enable=False)
 Prompts = Annotated[list[str], typer.Option("--prompt", help="A prompt with S* in it; may be given several times.")]
@@ -68,12 +69,6 @@ def load_model(base: str | None, weights: Path):
     return E4T.from_pretrained(weights, load_base(base or read_config(weights)["base"]))
 
 
-def shipped(domain: str) -> Path:
-    from .base import DATA
-
-    return DATA / f"e4t-{domain}"
-
-
 def tune(model, picture, steps: int, seed: int) -> float:
     """Personalize under a progress bar; returns seconds."""
     from tqdm import tqdm
@@ -98,7 +93,7 @@ def write_pictures(folder: Path, pictures: list, prompts: list[str]):
 def demo(picture: Annotated[Path | None, typer.Argument(help="A picture of a face (default: a shipped one that no training has seen).")] = None,
          steps: Steps = 15, seed: int = 0, out: Path = Path("outputs/demo.png")):
     """Learn the face of one picture, draw it in eight prompts, and score the result."""
-    from .base import DATA, load_base, square
+    from .base import load_base, square
     from .evaluate import PROMPTS, QUESTIONS, Judge, score
     from .plots import gallery
     from .sample import sample
@@ -107,7 +102,7 @@ def demo(picture: Annotated[Path | None, typer.Argument(help="A picture of a fac
     if out.is_dir():
         raise ValueError(f"--out is the PNG file to write, but {out} is a folder.")
     image = load_picture(picture or DATA / "faces" / "face-00.png")
-    model, judge = load_model("toy", shipped("face")), Judge.from_pretrained()
+    model, judge = load_model("toy", DATA / "e4t-face"), Judge.from_pretrained()
     prompts = [prompt for _, prompt, _ in PROMPTS]
     typer.echo(f"personalizing on one picture in {steps} steps, then drawing {2 * len(prompts)} pictures")
     seconds = tune(model, image, steps, seed)
@@ -116,7 +111,7 @@ def demo(picture: Annotated[Path | None, typer.Argument(help="A picture of a fac
     reading = judge.read([image])[0]  # who is this? the judge's answer for the input is what the results are held against
     one = Identity("face", {q.removeprefix("face."): reading[q] for q in QUESTIONS if q.startswith("face.")})
     ours, theirs = score(judge, found, one), score(judge, plain, one)
-    figure = gallery(square(image, 64), {"S*": found, "a face": plain}, prompts, f"above: S* after {steps} steps ({seconds:.1f} s); below: the class word alone")
+    figure = gallery(square(image, 64), {f"S*, {steps} steps": found, "a face": plain}, prompts)
     with replacing(out) as new:
         figure.savefig(new, format="png")
     typer.echo(f"identity  {ours['identity']:.2f}  (class word: {theirs['identity']:.2f})   share of the face's attributes found in photos of S*\n"
@@ -134,7 +129,7 @@ def personalize(picture: Path, prompt: Prompts = ("a photo of S*",), steps: Step
 
     image = load_picture(picture)
     check_target(out)
-    model = load_model(base, weights or shipped(domain))
+    model = load_model(base, weights or DATA / f"e4t-{domain}")
     model.placeholder.tokenize(prompt)
     tune(model, image, steps, seed)
     model.save_pretrained(out, steps=steps, seed=seed)
@@ -165,22 +160,14 @@ def evaluate(domain: str = "face", identities: Annotated[int, typer.Option(min=2
     from .model import read_config
     from .world import identity
 
-    weights = weights or shipped(domain)
+    weights = weights or DATA / f"e4t-{domain}"
     identity(domain, split, 0), read_config(weights)  # refuse what is not there before the bar starts
     if not re.fullmatch(r"\d+(,\d+)*", steps):
         raise ValueError(f"--steps takes whole numbers with commas, such as 0,5,15, not {steps!r}.")
-    bar = tqdm(total=2 * identities, file=sys.stderr)
-
-    def progress(text, done):
-        bar.set_description(text), bar.update(done - bar.n)
-
-    report = measure(load_base("toy"), weights, domain, identities, sorted({int(n) for n in steps.split(",")}), split, seed, progress)
-    bar.close()
+    with tqdm(total=2 * identities, desc="evaluate") as bar:
+        report = measure(load_base("toy"), weights, domain, identities, sorted({int(n) for n in steps.split(",")}), split, seed,
+                         progress=lambda text: (bar.set_description(text), bar.update()))
     typer.echo(json.dumps(report, indent=2))
     if out:
         with replacing(out) as new:
             new.write_text(json.dumps(report, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    app()

@@ -8,11 +8,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from .base import DATA, Base, square
+from . import DATA
+from .base import Base, square
 from .model import E4T
 from .sample import sample
+from .scenery import BACKGROUNDS, STYLES
 from .train import conditioning_gap, personalize, prepare
-from .world import BACKGROUNDS, DOMAINS, EXPRESSIONS, STYLES, Identity, Scene, caption, draw, identity
+from .world import DOMAINS, EXPRESSIONS, Identity, Scene, caption, draw, identity
 
 PROMPTS = [  # (kind, prompt with {} for the subject, what the judge should find)
     ("plain", "a photo of {}", {"style": "photo"}),
@@ -64,7 +66,7 @@ class Judge(nn.Module):
 
 def identity_score(reading: dict, one: Identity) -> float:
     """Share of the identity's visible attributes that the judge read right, 0..1."""
-    return float(np.mean([reading[f"{one.domain}.{a}"] == one.attributes[a] for a in one.visible]))
+    return float(np.mean([reading[f"{one.domain}.{a}"] == word for a, word in one.visible.items()]))
 
 
 def prompt_score(reading: dict, wanted: dict) -> float:
@@ -93,7 +95,7 @@ def _mean_scores(rows: list[dict]) -> dict:
 
 
 def evaluate(base: Base, weights: str | Path, domain: str, identities: int = 32, steps: tuple = (0, 5, 15), split: str = "held-out", seed: int = 0,
-             progress=lambda text, done: None, **how) -> dict:
+             progress=lambda text: None, **how) -> dict:
     """Everything that is known about a domain's E4T: floor, ceiling, gap, and scores per number of steps, as a JSON-able dict.
 
     The pictures are drawn on white, with the mask that the toy world knows. `how` goes to `personalize`.
@@ -102,36 +104,29 @@ def evaluate(base: Base, weights: str | Path, domain: str, identities: int = 32,
     E4T.from_pretrained(weights, base).detach()  # a wrong folder should be found now, not after the floor
     drawn = [draw(one, Scene()) for one in people]
     images = [image for image, _, _ in drawn]
-    report = {"domain": domain, "split": split, "identities": identities, "seed": seed, **how}
-    report["judge"] = interval([identity_score(r, one) for r, one in zip(judge.read(images), people)])
     with torch.no_grad():
         rebuilt = base.decode(base.encode(base.pixels(images)))
-    report["ceiling"] = interval([identity_score(r, one) for r, one in zip(judge.read(rebuilt), people)])
-    floor = []
+    right = {name: interval([identity_score(r, one) for r, one in zip(judge.read(ones), people)]) for name, ones in {"judge": images, "ceiling": rebuilt}.items()}
+    report, floor = {"domain": domain, "split": split, "identities": identities, "seed": seed, **how, **right}, []
     for i, one in enumerate(people):
-        progress("class word", i)
         floor.append(score(judge, sample(base, [p.format(f"a {domain}") for _, p, _ in PROMPTS], seed=seed + 100 * i), one))
+        progress("class word")
     report["floor"] = _mean_scores(floor)
     rows = {n: [] for n in steps}
     for i, (one, (image, _, mask)) in enumerate(zip(people, drawn)):
-        progress("personalize", identities + i)
         model = E4T.from_pretrained(weights, base)
         prompts = [p.format(model.placeholder.token) for _, p, _ in PROMPTS]
         if i == 0:
             report["gap"] = round(conditioning_gap(model, prepare(model, images, [caption(o, Scene(), subject=model.placeholder.token) for o in people])), 4)
-
-        def snapshot(n, seconds):
-            rows[n].append(score(judge, sample(model, prompts, image, seed=seed + 100 * i), one) | {"seconds": seconds})
-
-        if 0 in rows:
-            snapshot(0, 0.0)
-        spent, start = 0.0, time.perf_counter()
-        for state in personalize(model, image, mask, steps=max(steps), seed=seed, **how) if max(steps) else ():
-            if state["step"] + 1 in rows:
-                spent += time.perf_counter() - start
-                snapshot(state["step"] + 1, spent)
+        loop, spent = personalize(model, image, mask, steps=max(steps), seed=seed, **how), 0.0
+        for n in range(max(steps) + 1):
+            if n > 0:
                 start = time.perf_counter()
+                next(loop)
+                spent += time.perf_counter() - start
+            if n in rows:
+                rows[n].append(score(judge, sample(model, prompts, image, seed=seed + 100 * i), one) | {"seconds": spent})
         model.detach()
-    progress("done", 2 * identities)
+        progress("personalize")
     report["steps"] = {str(n): _mean_scores(found) for n, found in rows.items()}
     return report

@@ -104,13 +104,12 @@ class E4T:
             encoder = Encoder(**config["encoder"])
             encoder.load_state_dict({k: v.float() for k, v in weights.items()})
             offsets = {name: FoldedOffset(sides[f"{name}.left"], sides[f"{name}.right"]) for name in sorted({k.rsplit(".", 1)[0] for k in sides})}
-            class_word, token = config["class_word"], config["token"]
         except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"{folder} is damaged ({type(error).__name__}: {str(error).splitlines()[0][:120]}). Make or download it again.") from None
         if encoder.config | {"width": 0, "s": 0} != _encoder_for(base).config | {"width": 0, "s": 0}:
             raise ValueError(f"{folder} was made for the base {config.get('base')!r}; {base.name!r} has other widths. Load it with the base it was made for.")
         picture = Image.open(folder / "picture.png").copy() if (folder / "picture.png").exists() else None
-        return cls(base, class_word, token, encoder, offsets, picture)
+        return cls(base, config["class_word"], config["token"], encoder, offsets, picture)
 
 
 def _encoder_for(base: Base) -> Encoder:
@@ -130,7 +129,7 @@ def read_config(folder: str | Path) -> dict:
 def check_target(folder: str | Path) -> Path:
     """The folder's absolute path if an E4T may be written there; ValueError otherwise."""
     folder = Path(folder).resolve()
-    ours = (folder / "e4t.json").exists()
-    if folder == Path.cwd() or (folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir()))):
+    foreign = folder.exists() and not (folder / "e4t.json").exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if folder == Path.cwd() or foreign:
         raise ValueError(f"{folder} exists and is not an E4T folder of its own; nothing was written. Choose another name.")
     return folder

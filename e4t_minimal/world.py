@@ -13,14 +13,15 @@ import zlib
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
+from itertools import count
 
-import numpy as np
 import resvg_py
 from dicebear import Avatar, Style
-from PIL import Image, ImageDraw, ImageFilter, ImageOps
+from PIL import Image
 
-SIZE = 64           # pixels, height and width of every picture
-NAMES = 256         # identities of each domain that have a name of their own
+from .scenery import BACKGROUNDS, PLACES, PLAIN, SIZE, STYLES, background, rng_of, stylise
+
+NAMES = 512         # identities of each domain that have a name of their own
 SPLITS = {"held-out": (0,), "validation": (1,), "train": tuple(range(2, 10))}  # a tenth, a tenth, the rest
 
 
@@ -35,17 +36,7 @@ class Domain:
 
 
 DOMAINS = {name: Domain(**domain) for name, domain in json.loads(files("e4t_minimal").joinpath("domains.json").read_text("utf-8")).items()}
-PLAIN = dict(white="#f4f4f4", grey="#a9adb3", blue="#7fb6ea", green="#93cf96", yellow="#f5e08a", pink="#f3b9cd")
-PLACES = {"beach": "on the beach", "forest": "in the forest", "snow": "in the snow", "city": "in the city", "space": "in space", "sunset": "at sunset"}
-BACKGROUNDS = {**{c: f"on a {c} background" for c in PLAIN}, **PLACES}
-STYLES = {"photo": "a photo of", "greyscale": "a black and white photo of", "sketch": "a pencil sketch of",
-          "pixel": "pixel art of", "neon": "a neon drawing of", "negative": "a negative of"}
 EXPRESSIONS = tuple(dict.fromkeys(e for d in DOMAINS.values() for e in d.expressions))
-
-
-def rng_of(*key) -> random.Random:
-    """A random generator that is a pure function of its key (strings and integers)."""
-    return random.Random(repr(key))
 
 
 @dataclass(frozen=True)
@@ -56,15 +47,15 @@ class Identity:
     name: str | None = None
 
     @property
-    def visible(self) -> list[str]:
+    def visible(self) -> dict[str, str]:
         """The attributes that can be seen: a missing top has no colour."""
         unseen = [color for part, color in DOMAINS[self.domain].colors.items() if self.attributes[part] == "none"]
-        return [attribute for attribute in self.attributes if attribute not in unseen]
+        return {attribute: word for attribute, word in self.attributes.items() if attribute not in unseen}
 
     @property
     def split(self) -> str:
-        """Which part of the world it belongs to: a hash of the attributes decides, so two parts can never share an identity."""
-        digit = zlib.crc32(json.dumps([self.domain, self.attributes], sort_keys=True).encode()) % 10
+        """Which part of the world it belongs to: a hash of what can be seen decides, so two parts can never share an identity."""
+        digit = zlib.crc32(json.dumps([self.domain, self.visible], sort_keys=True).encode()) % 10
         return next(split for split, digits in SPLITS.items() if digit in digits)
 
     @classmethod
@@ -92,10 +83,13 @@ def identity(domain: str, split: str, index: int) -> Identity:
 def named(domain: str) -> tuple[Identity, ...]:
     """The domain's NAMES celebrities: training identities with a made-up name each ("bota"), unique over all domains."""
     syllables = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
-    order = rng_of("names").sample(range(len(syllables) ** 2), len(DOMAINS) * NAMES)
-    start = list(DOMAINS).index(domain) * NAMES
-    return tuple(replace(identity(domain, "train", i), name=syllables[n // len(syllables)] + syllables[n % len(syllables)])
-                 for i, n in enumerate(order[start:start + NAMES]))
+    order = rng_of("names").sample([a + b for a in syllables for b in syllables], len(DOMAINS) * NAMES)
+    start, people = list(DOMAINS).index(domain) * NAMES, {}
+    for index in count():
+        one = identity(domain, "train", index)
+        people.setdefault(str(one.visible), one)  # nobody has two names
+        if len(people) == NAMES:
+            return tuple(replace(one, name=name) for one, name in zip(people.values(), order[start:]))
 
 
 @dataclass(frozen=True)
@@ -156,65 +150,15 @@ def _subject(identity: Identity, expression: str, pixels: int) -> Image.Image:
     return Image.open(io.BytesIO(bytes(png))).convert("RGBA")
 
 
-def _background(name: str, seed: int) -> Image.Image:
-    """(SIZE, SIZE) RGB: a plain colour, or a place made of a few shapes whose positions depend on the seed."""
-    if name in PLAIN:
-        return Image.new("RGB", (SIZE, SIZE), PLAIN[name])
-    rng, sky = rng_of("place", seed), dict(beach="#9fdcff", forest="#bfe3c0", snow="#c9dcf0", city="#8fa3c7", space="#150d33", sunset="#5b3a86")
-    image = Image.new("RGB", (SIZE, SIZE), sky[name])
-    pen, x = ImageDraw.Draw(image), rng.randint(4, 43)
-    if name == "beach":
-        pen.rectangle((0, 34, 64, 48), "#2b86c9"), pen.rectangle((0, 48, 64, 64), "#efd79a"), pen.ellipse((x, 4, x + 14, 18), "#ffe14d")
-    elif name == "forest":
-        pen.rectangle((0, 50, 64, 64), "#5d8a3a")
-        for i in range(-1, 6):
-            left = 12 * i + rng.randint(0, 7)
-            pen.polygon([(left, 54), (left + 8, rng.randint(4, 19)), (left + 16, 54)], "#23693a" if i % 2 else "#2f8049")
-    elif name == "snow":
-        pen.rectangle((0, 44, 64, 64), "#ffffff")
-        for px, py in zip(rng.choices(range(63), k=24), rng.choices(range(63), k=24)):
-            pen.rectangle((px, py, px + 1, py + 1), "#ffffff")
-    elif name == "city":
-        for i in range(5):
-            left, top = 13 * i, rng.randint(8, 33)
-            pen.rectangle((left, top, left + 11, 64), "#4b5570" if i % 2 else "#39415a")
-            for wy in range(top + 4, 64, 8):
-                pen.rectangle((left + 2, wy, left + 4, wy + 3), "#ffd866"), pen.rectangle((left + 7, wy, left + 9, wy + 3), "#ffd866")
-    elif name == "space":
-        for px, py in zip(rng.choices(range(63), k=22), rng.choices(range(63), k=22)):
-            pen.rectangle((px, py, px + 1, py + 1), "#ffffff")
-        pen.ellipse((x, 5, x + 16, 21), "#c46ad6")
-    else:
-        for y in range(SIZE):  # purple to orange, then the dark ground
-            t = min(y / 48, 1)
-            pen.line((0, y, SIZE, y), tuple(int(a + (b - a) * t) for a, b in zip((91, 58, 134), (255, 140, 60))))
-        pen.ellipse((x, 34, x + 20, 54), "#ffe27a"), pen.rectangle((0, 50, 64, 64), "#4a2b3f")
-    return image
-
-
-def _stylise(image: Image.Image, style: str) -> Image.Image:
-    if style == "greyscale":
-        return image.convert("L").convert("RGB")
-    framed = Image.fromarray(np.pad(np.array(image), ((1, 1), (1, 1), (0, 0)), "edge"))  # PIL's filters leave the outermost pixels as they are
-    if style == "sketch":  # dark lines where the picture changes, a trace of shading
-        lines = framed.convert("L").filter(ImageFilter.CONTOUR).crop((1, 1, SIZE + 1, SIZE + 1))
-        return Image.blend(lines, image.convert("L").point(lambda v: 160 + v * 3 // 8), 0.35).convert("RGB")
-    if style == "pixel":
-        return image.resize((16, 16), Image.Resampling.BOX).resize((SIZE, SIZE), Image.Resampling.NEAREST)
-    if style == "neon":
-        return framed.filter(ImageFilter.FIND_EDGES).crop((1, 1, SIZE + 1, SIZE + 1)).point(lambda v: min(255, v * 2))
-    return ImageOps.invert(image) if style == "negative" else image
-
-
 def draw(identity: Identity, scene: Scene, rng: random.Random | None = None) -> tuple[Image.Image, str, Image.Image]:
     """(picture RGB 64x64, caption, mask "L" 64x64: how much of each pixel is the subject, 0..255)."""
     pixels = SIZE if scene.size == "large" else 46
     subject, place = _subject(identity, scene.expression, pixels), ((SIZE - pixels) // 2 + scene.shift, SIZE - pixels)
     mask = Image.new("L", (SIZE, SIZE))
     mask.paste(subject.getchannel("A"), place)
-    image = _background(scene.background, scene.seed)
+    image = background(scene.background, scene.seed)
     image.paste(subject.convert("RGB"), place, subject.getchannel("A"))
-    return _stylise(image, scene.style), caption(identity, scene, rng), mask
+    return stylise(image, scene.style), caption(identity, scene, rng), mask
 
 
 def example(domain: str, split: str, index: int, seed: int = 0, plain: float = 0.5) -> dict:
@@ -222,24 +166,22 @@ def example(domain: str, split: str, index: int, seed: int = 0, plain: float = 0
     rng = rng_of("example", domain, split, seed, index)
     if split == "named":
         one = named(domain)[index % NAMES]
-        one = one if rng.random() < 0.75 else replace(one, name=None)
+        called = one if rng.random() < 0.75 else replace(one, name=None)
     else:
-        one = identity(domain, split, index)
+        one = called = identity(domain, split, index)
     scene = Scene.sample(domain, rng, plain)
-    image, text, mask = draw(one, scene, rng)
+    image, text, mask = draw(called, scene, rng)
     return {"image": image, "caption": text, "mask": mask, "identity": json.dumps(asdict(one)), "scene": json.dumps(asdict(scene))}
 
 
 def as_dataset(domain: str, split: str = "train", pictures: int = 1000, seed: int = 0, plain: float = 0.5, num_proc: int | None = None):
     """A Hugging Face `Dataset` (columns image, caption, mask, identity, scene), drawn once and then read from its cache."""
-    from datasets import Dataset, Features, Value
-    from datasets import Image as ImageFeature
+    from datasets import Dataset
 
     def rows(indices):
         for i in indices:
             yield example(domain, split, i, seed, plain)
 
-    features = Features(image=ImageFeature(), caption=Value("string"), mask=ImageFeature(), identity=Value("string"), scene=Value("string"))
-    drawn_by = "".join(files("e4t_minimal").joinpath(name).read_text("utf-8") for name in ("world.py", "domains.json"))  # other code, other cache
-    return Dataset.from_generator(rows, features=features, gen_kwargs={"indices": list(range(pictures))}, num_proc=num_proc,
+    drawn_by = "".join(files("e4t_minimal").joinpath(name).read_text("utf-8") for name in ("world.py", "scenery.py", "domains.json"))  # other code, other cache
+    return Dataset.from_generator(rows, gen_kwargs={"indices": list(range(pictures))}, num_proc=num_proc,
                                   fingerprint=f"e4t-world-{zlib.crc32(drawn_by.encode()):08x}-{domain}-{split}-{pictures}-{seed}-{plain}")

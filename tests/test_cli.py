@@ -2,17 +2,19 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import e4t_minimal.cli as cli
-from e4t_minimal.base import DATA, transparency
+from e4t_minimal import DATA
+from e4t_minimal.base import transparency
 
 
 def e4t(*arguments, cwd):
-    return subprocess.run([sys.executable, "-m", "e4t_minimal.cli", *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+    return subprocess.run([Path(sys.executable).with_name("e4t"), *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
 
 
 def test_personalize_then_sample(portrait, tmp_path):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import e4t_minimal
+from e4t_minimal import DATA
 from e4t_minimal.evaluate import PROMPTS, Judge, evaluate, identity_score, interval, prompt_score
 from e4t_minimal.world import DOMAINS, Identity, Scene, draw, identity
 
@@ -64,8 +65,6 @@ def test_eight_prompts_of_three_kinds():
 
 
 def test_small_evaluation(base):
-    from e4t_minimal.base import DATA
-
     report = evaluate(base, DATA / "e4t-face", "face", identities=2, steps=(0, 1), batch=4)
     assert set(report["steps"]) == {"0", "1"} and report["steps"]["1"]["seconds"]["mean"] > 0
     for row in (report["floor"]["identity"], report["ceiling"], report["steps"]["0"]["prompt"], report["judge"]):

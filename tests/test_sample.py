@@ -3,7 +3,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from e4t_minimal.base import DATA
+from e4t_minimal import DATA
 from e4t_minimal.model import E4T
 from e4t_minimal.sample import sample, sample_steps, start_noise
 

@@ -4,7 +4,8 @@ import os
 import pytest
 import torch
 
-from e4t_minimal.base import DATA, load_base
+from e4t_minimal import DATA
+from e4t_minimal.base import load_base
 from e4t_minimal.model import E4T
 from e4t_minimal.regularizers import embedding_l2
 from e4t_minimal.sample import sample

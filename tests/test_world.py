@@ -4,7 +4,8 @@ import time
 import numpy as np
 import pytest
 
-from e4t_minimal.world import DOMAINS, NAMES, PLACES, PLAIN, STYLES, Identity, Scene, as_dataset, caption, draw, example, identity, named, rng_of
+from e4t_minimal.scenery import PLACES, PLAIN, STYLES, rng_of
+from e4t_minimal.world import DOMAINS, NAMES, Identity, Scene, as_dataset, caption, draw, example, identity, named
 
 
 def pixels(one, scene):
@@ -21,15 +22,22 @@ def test_same_seed_same_picture(domain):
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_splits_share_no_identity(domain):
-    found = {split: {json.dumps(identity(domain, split, i).attributes) for i in range(400)} for split in ("train", "validation", "held-out")}
-    assert not found["train"] & found["validation"] and not found["train"] & found["held-out"] and not found["validation"] & found["held-out"]
-    assert all(Identity(domain, json.loads(text)).split == split for split, texts in found.items() for text in texts)  # by construction
+    people = {split: [identity(domain, split, i) for i in range(400)] for split in ("train", "validation", "held-out")}
+    seen = {split: {json.dumps(one.visible) for one in ones} for split, ones in people.items()}
+    assert not seen["train"] & seen["validation"] and not seen["train"] & seen["held-out"] and not seen["validation"] & seen["held-out"]
+    assert all(one.split == split for split, ones in people.items() for one in ones)  # by construction
     assert all(one.split == "train" for one in named(domain))
 
 
-def test_names_are_unique_over_all_domains():
-    names = [one.name for domain in DOMAINS for one in named(domain)]
-    assert len(names) == len(set(names)) == 3 * NAMES
+def test_what_cannot_be_seen_does_not_make_another_identity():
+    one = next(one for one in (identity("critter", "held-out", i) for i in range(100)) if one.attributes["top"] == "none")
+    others = [Identity("critter", one.attributes | {"top_color": color}) for color in DOMAINS["critter"].attributes["top_color"]]
+    assert {other.split for other in others} == {"held-out"} and len({pixels(other, Scene()).tobytes() for other in others}) == 1
+
+
+def test_every_name_has_one_identity_and_every_identity_one_name():
+    people = [one for domain in DOMAINS for one in named(domain)]
+    assert len(people) == len({one.name for one in people}) == len({json.dumps([one.domain, one.visible]) for one in people}) == 3 * NAMES
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

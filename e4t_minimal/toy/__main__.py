@@ -1,4 +1,4 @@
-"""`python -m e4t_minimal.toy clip|vae|unet|judge|e4t|pack`: make the toy models again, from nothing, on a CPU."""
+"""`python -m e4t_minimal.toy clip|vae|unet|judge|e4t|check|pack`: make the toy models again, from nothing, on a CPU."""
 import json
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def _command(name: str, steps: int):
     app.command(name)(command)
 
 
-for _name, _steps in dict(clip=600, vae=3000, unet=2500, judge=1500).items():
+for _name, _steps in dict(clip=800, vae=3000, unet=6000, judge=1500).items():
     _command(_name, _steps)
 
 @app.command()
@@ -30,6 +30,16 @@ def e4t(domain: str = "face", steps: int = 400, dictionary_steps: int = 1200, se
     folder = RUNS / f"e4t-{domain}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(fit(folder, domain, steps, dictionary_steps, seed), indent=2))
+
+
+@app.command()
+def check():
+    """Let the judge look at what the trained base draws; the figures go to runs/check.json and into the base's card."""
+    from .check import check
+
+    report = check(RUNS / "unet/model", RUNS / "judge/model")
+    (RUNS / "check.json").write_text(json.dumps(report, indent=2))
+    typer.echo(json.dumps(report, indent=2))
 
 
 @app.command()

@@ -7,12 +7,13 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from ..world import BACKGROUNDS, DOMAINS, EXPRESSIONS, STYLES, as_dataset, named
+from ..scenery import BACKGROUNDS, STYLES
+from ..world import DOMAINS, EXPRESSIONS, as_dataset, named
 
 MAX_TOKENS = 40
-MIX = {("face", "named"): 15000, ("face", "train"): 15000,  # how many pictures of each kind the base learns from
-       ("critter", "named"): 5000, ("critter", "train"): 5000, ("robot", "named"): 5000, ("robot", "train"): 5000}
-PLAIN = 0.6  # share of large photos on plain backgrounds: there, the loss is about who it is
+MIX = {("face", "named"): 20000, ("face", "train"): 20000,  # how many pictures of each kind the base learns from
+       ("critter", "named"): 8000, ("critter", "train"): 8000, ("robot", "named"): 8000, ("robot", "train"): 8000}
+PLAIN = 0.5  # share of large photos on plain backgrounds: there, the loss is about who it is
 
 
 def pictures(domain: str, split: str, count: int, seed: int = 0, plain: float = PLAIN) -> dict:

@@ -8,8 +8,9 @@ from tqdm.auto import tqdm
 
 from ..base import load_base
 from ..model import E4T
+from ..scenery import rng_of
 from ..train import conditioning_gap, learn_dictionary, prepare, pretrain
-from ..world import Identity, Scene, caption, draw, identity, named, rng_of
+from ..world import Identity, Scene, caption, draw, identity
 from .data import pictures
 from .loop import bf16_is_faster
 
@@ -22,10 +23,9 @@ def domain_pictures(model: E4T, domain: str, split: str, count: int, seed: int, 
     return prepare(model, [Image.fromarray(x) for x in rows["images"]], prompts), rows["identities"]
 
 
-def words_of(model: E4T, domain: str, identities: list[dict]) -> torch.Tensor:
+def words_of(model: E4T, identities: list[dict]) -> torch.Tensor:
     """(n, D): the token embeddings of the celebrities' names, also for pictures whose caption did not say the name."""
-    name = {json.dumps(one.attributes): one.name for one in named(domain)}
-    ids = model.placeholder.tokenizer.convert_tokens_to_ids([name[json.dumps(who["attributes"])] + "</w>" for who in identities])
+    ids = model.placeholder.tokenizer.convert_tokens_to_ids([who["name"] + "</w>" for who in identities])
     return model.base.text_encoder.get_input_embeddings().weight[torch.tensor(ids)]
 
 
@@ -46,7 +46,7 @@ def fit(folder, domain: str = "face", steps: int = 400, dictionary_steps: int = 
         celebrities, who = domain_pictures(model, domain, "named", 6000, 1, 0.8)
         pictures_of_train, _ = domain_pictures(model, domain, "train", 6000, 1, 0.8)
         rows = [report("start", 0, gap=conditioning_gap(model, validation))]
-        loop = learn_dictionary(model, celebrities, words_of(model, domain, who), dictionary_steps, seed=seed)
+        loop = learn_dictionary(model, celebrities, words_of(model, who), dictionary_steps, seed=seed)
         for state in tqdm(loop, total=dictionary_steps, desc="dictionary", mininterval=10):
             if (state["step"] + 1) % 250 == 0:
                 rows.append(report("dictionary", state["step"] + 1, gap=conditioning_gap(model, validation), loss=state["loss"].item()))

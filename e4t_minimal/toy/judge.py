@@ -18,7 +18,7 @@ def answers(data: dict) -> dict[str, torch.Tensor]:
         one, scene = Identity(**who), Scene(**where)
         truth = {"domain": one.domain, "style": scene.style, "expression": scene.expression,
                  "background": scene.background if scene.shows_background else None,
-                 **{f"{one.domain}.{a}": one.attributes[a] for a in one.visible}}
+                 **{f"{one.domain}.{a}": word for a, word in one.visible.items()}}
         for q, words in QUESTIONS.items():
             out[q].append(words.index(truth[q]) if truth.get(q) else UNKNOWN)
     return {q: torch.tensor(rows) for q, rows in out.items()}

@@ -3,7 +3,7 @@ import json
 import shutil
 from pathlib import Path
 
-from ..base import DATA
+from .. import DATA
 from ..world import Scene, draw, identity
 
 LICENCES = ("Weights: MIT, as the project. The pictures they were trained on are drawn by DiceBear from Avataaars and Bottts by Pablo Stanley "
@@ -44,6 +44,7 @@ def toy_sd(runs: Path):
     reports = {part: _report(runs / part / "report.json") for part in ("clip", "vae", "unet")}
     last = (runs / "clip/log.jsonl").read_text().splitlines()[-1]
     reports["clip"] |= {k: v for k, v in json.loads(last).items() if "@" in k}
+    reports["unet"] |= {"share as asked": _report(runs / "check.json")}  # `python -m e4t_minimal.toy check`
     _card(DATA / "toy-sd", "A toy Stable Diffusion", "A diffusers pipeline folder for 64x64 pictures of the toy world: CLIP text encoder and vision tower, "
           "autoencoder (8 latent channels, 4 pixels a latent), U-Net, DDIM schedule with v-prediction. `StableDiffusionPipeline.from_pretrained` loads it. "
           "Gaps: how much worse the loss gets, relatively, with somebody else's name or attributes in the caption, on plain pictures that no training has seen.", reports)

@@ -3,13 +3,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 from tqdm.auto import trange
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from ..base import Base
+from ..scenery import PLAIN as PLAIN_BACKGROUNDS
 from ..train import relative_gap
-from ..world import PLAIN as PLAIN_BACKGROUNDS
 from ..world import Identity, Scene, caption, named
 from .data import MAX_TOKENS, pictures, to_tensor, training_pictures
 from .loop import train
@@ -57,6 +58,8 @@ def fit(folder, steps: int = 2500, batch: int = 32, lr: float = 5e-4, text_lr: f
     vision.visual_projection.load_state_dict(clip.visual_projection.state_dict())
     preprocessor = CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=64, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     unet = build(text.config.hidden_size)
+    unet.set_attn_processor(AttnProcessor())  # plain attention: on a CPU its backward pass is faster than the fused one's
+    text.set_attn_implementation("eager")
     base = Base("toy", tokenizer, text, vae, unet, scheduler(), vision, preprocessor)
     model = torch.nn.ModuleDict({"unet": unet, "text": text})
     print(f"U-Net: {sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters")
