@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 
 from . import DATA
 
@@ -83,9 +83,7 @@ def square(image: Image.Image, size: int) -> Image.Image:
     image = image.convert("RGBA")
     paper = Image.new("RGBA", image.size, "white")
     paper.alpha_composite(image)
-    side = min(paper.size)
-    left, top = (paper.width - side) // 2, (paper.height - side) // 2
-    return paper.convert("RGB").crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS if side != size else None)
+    return ImageOps.fit(paper.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
 
 
 @contextmanager

@@ -164,9 +164,9 @@ def evaluate(domain: str = "face", identities: Annotated[int, typer.Option(min=2
     identity(domain, split, 0), read_config(weights)  # refuse what is not there before the bar starts
     if not re.fullmatch(r"\d+(,\d+)*", steps):
         raise ValueError(f"--steps takes whole numbers with commas, such as 0,5,15, not {steps!r}.")
-    with tqdm(total=2 * identities, desc="evaluate") as bar:
-        report = measure(load_base("toy"), weights, domain, identities, sorted({int(n) for n in steps.split(",")}), split, seed,
-                         progress=lambda text: (bar.set_description(text), bar.update()))
+    numbers = sorted({int(n) for n in steps.split(",")})
+    with tqdm(total=(1 + len(numbers)) * identities, desc="drawing") as bar:
+        report = measure(load_base("toy"), weights, domain, identities, numbers, split, seed, lambda subject: (bar.set_description(f"drawing {subject}"), bar.update()))
     typer.echo(json.dumps(report, indent=2))
     if out:
         with replacing(out) as new:

@@ -1,5 +1,6 @@
 """How one knows that it worked: a judge that has seen only drawn pictures, and scores that it gives."""
 import time
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -74,12 +75,18 @@ def prompt_score(reading: dict, wanted: dict) -> float:
     return float(np.mean([reading[q] == word for q, word in wanted.items()]))
 
 
-def interval(values, seed: int = 0) -> dict:
-    """Mean of one number per identity with its 95 % bootstrap interval over identities."""
-    values = np.asarray(values, float)
-    means = np.random.default_rng(seed).choice(values, (2000, len(values))).mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"mean": round(float(values.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+def interval(values, of=lambda mean: mean, seed: int = 0) -> dict:
+    """`of` the mean of one number, or one row of numbers, per identity, with its 95 % bootstrap interval over identities."""
+    values = np.asarray(values, float)  # (n,) or (n, k)
+    rows = np.random.default_rng(seed).integers(len(values), size=(2000, len(values)))
+    low, high = np.percentile(of(values[rows].mean(1).T), [2.5, 97.5])
+    return {"mean": round(float(of(values.mean(0))), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+def diversity(pictures: list[Image.Image]) -> float:
+    """How much pictures of one prompt differ, 0..1: the root mean square difference of their pixels, averaged over all pairs (our choice)."""
+    flat = np.stack([np.asarray(x, float).ravel() / 255 for x in pictures])
+    return float(np.mean([np.sqrt(np.mean((a - b) ** 2)) for a, b in combinations(flat, 2)]))
 
 
 def score(judge: Judge, pictures: list[Image.Image], one: Identity) -> dict[str, float]:
@@ -90,13 +97,16 @@ def score(judge: Judge, pictures: list[Image.Image], one: Identity) -> dict[str,
             "prompt": float(np.mean([p for *_, p in rows]))}
 
 
-def _mean_scores(rows: list[dict]) -> dict:
-    return {key: interval([row[key] for row in rows]) for key in rows[0]}
+def _summary(rows: list[dict], floor: list[dict], ceiling: list[float]) -> dict:
+    """Every score's mean over people, and the normalised identity: (identity - floor) / (ceiling - floor), of the means."""
+    return {key: interval([row[key] for row in rows]) for key in rows[0]} | {
+        key.replace("identity", "normalised"): interval([(row[key], low[key], top) for row, low, top in zip(rows, floor, ceiling)],
+                                                        of=lambda m: (m[0] - m[1]) / (m[2] - m[1])) for key in rows[0] if key.startswith("identity")}
 
 
 def evaluate(base: Base, weights: str | Path, domain: str, identities: int = 32, steps: tuple = (0, 5, 15), split: str = "held-out", seed: int = 0,
              progress=lambda text: None, **how) -> dict:
-    """Everything that is known about a domain's E4T: floor, ceiling, gap, and scores per number of steps, as a JSON-able dict.
+    """Everything that is known about a domain's E4T: floor, ceiling, gap, and scores and diversity per number of steps, as a JSON-able dict.
 
     The pictures are drawn on white, with the mask that the toy world knows. `how` goes to `personalize`.
     """
@@ -106,16 +116,19 @@ def evaluate(base: Base, weights: str | Path, domain: str, identities: int = 32,
     images = [image for image, _, _ in drawn]
     with torch.no_grad():
         rebuilt = base.decode(base.encode(base.pixels(images)))
-    right = {name: interval([identity_score(r, one) for r, one in zip(judge.read(ones), people)]) for name, ones in {"judge": images, "ceiling": rebuilt}.items()}
-    report, floor = {"domain": domain, "split": split, "identities": identities, "seed": seed, **how, **right}, []
-    for i, one in enumerate(people):
-        floor.append(score(judge, sample(base, [p.format(f"a {domain}") for _, p, _ in PROMPTS], seed=seed + 100 * i), one))
-        progress("class word")
-    report["floor"] = _mean_scores(floor)
-    rows = {n: [] for n in steps}
-    for i, (one, (image, _, mask)) in enumerate(zip(people, drawn)):
+    drawn_right, ceiling = ([identity_score(r, one) for r, one in zip(judge.read(ones), people)] for ones in (images, rebuilt))
+    report = {"domain": domain, "split": split, "identities": identities, "seed": seed, **how, "judge": interval(drawn_right), "ceiling": interval(ceiling)}
+
+    def look(model, subject, i):
+        prompts = [p.format(subject) for p in (*(p for _, p, _ in PROMPTS), *["a photo of {}"] * 8)]
+        pictures = sample(model, prompts, images[i], seed=seed + 100 * i)
+        progress(subject)
+        return score(judge, pictures[:len(PROMPTS)], people[i]) | {"diversity": diversity(pictures[len(PROMPTS):])}
+
+    floor, rows = [look(base, f"a {domain}", i) for i in range(identities)], {n: [] for n in steps}
+    report["floor"] = _summary(floor, floor, ceiling)
+    for i, (image, _, mask) in enumerate(drawn):
         model = E4T.from_pretrained(weights, base)
-        prompts = [p.format(model.placeholder.token) for _, p, _ in PROMPTS]
         if i == 0:
             report["gap"] = round(conditioning_gap(model, prepare(model, images, [caption(o, Scene(), subject=model.placeholder.token) for o in people])), 4)
         loop, spent = personalize(model, image, mask, steps=max(steps), seed=seed, **how), 0.0
@@ -125,8 +138,6 @@ def evaluate(base: Base, weights: str | Path, domain: str, identities: int = 32,
                 next(loop)
                 spent += time.perf_counter() - start
             if n in rows:
-                rows[n].append(score(judge, sample(model, prompts, image, seed=seed + 100 * i), one) | {"seconds": spent})
+                rows[n].append(look(model, model.placeholder.token, i) | {"seconds": spent})
         model.detach()
-        progress("personalize")
-    report["steps"] = {str(n): _mean_scores(found) for n, found in rows.items()}
-    return report
+    return report | {"steps": {str(n): _summary(found, floor, ceiling) for n, found in rows.items()}}

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 
-def gallery(picture: Image.Image, rows: dict[str, list[Image.Image]], prompts: list[str], headline: str = "") -> Figure:
+def gallery(picture: Image.Image, rows: dict[str, list[Image.Image]], prompts: list[str]) -> Figure:
     """The input picture at the left, then one row of results per entry of `rows` ({subject: pictures}), the prompt ({} for the subject) over each column."""
     figure = plt.figure(figsize=(1.55 * (len(prompts) + 1), 1.6 * len(rows) + 0.7), dpi=80, layout="constrained")
     axes = figure.subplots(len(rows), len(prompts) + 1, squeeze=False, subplot_kw={"xticks": [], "yticks": [], "frame_on": False})
@@ -18,7 +18,6 @@ def gallery(picture: Image.Image, rows: dict[str, list[Image.Image]], prompts: l
         line[0].set_ylabel(fill(subject, 14), fontsize=9, weight="bold")
         for axis, result in zip(line, pictures):
             axis.imshow(result)
-    figure.suptitle(headline, fontsize=11)
     return figure
 
 
@@ -29,6 +28,7 @@ MAP = {  # box: (x, y, what is written in it)
 }
 ARROWS = [("picture", "vision"), ("noisy", "features"), ("vision", "encoder"), ("features", "encoder"), ("encoder", "word"), ("word", "text"),
           ("text", "unet"), ("unet", "result"), ("noisy", "unet"), ("result", "noisy")]
+BENT = {("noisy", "unet"): 0.12, ("result", "noisy"): -0.22}
 TRAINED = ("encoder", "unet")
 
 
@@ -42,8 +42,7 @@ def system_map(*lit: str) -> Figure:
                  "edgecolor": "#c2410c" if name in TRAINED else "#777777", "linewidth": 2.2 if name in TRAINED else 1}
         boxes[name] = axis.text(x, y, text, ha="center", va="center", fontsize=8, bbox=frame)
     for start, end in ARROWS:
-        bend = {("noisy", "unet"): 0.12, ("result", "noisy"): -0.22}.get((start, end), 0)
         arrow = {"arrowstyle": "->", "color": "#555555", "patchA": boxes[start].get_bbox_patch(), "patchB": boxes[end].get_bbox_patch(),
-                 "shrinkA": 3, "shrinkB": 3, "connectionstyle": f"arc3,rad={bend}"}
+                 "shrinkA": 3, "shrinkB": 3, "connectionstyle": f"arc3,rad={BENT.get((start, end), 0)}"}
         axis.annotate("", MAP[end][:2], MAP[start][:2], arrowprops=arrow)
     return figure

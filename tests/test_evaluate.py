@@ -3,10 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import e4t_minimal
 from e4t_minimal import DATA
-from e4t_minimal.evaluate import PROMPTS, Judge, evaluate, identity_score, interval, prompt_score
+from e4t_minimal.evaluate import PROMPTS, Judge, diversity, evaluate, identity_score, interval, prompt_score
 from e4t_minimal.world import DOMAINS, Identity, Scene, draw, identity
 
 PACKAGE = Path(e4t_minimal.__file__).parent
@@ -57,6 +58,14 @@ def test_scores_count_what_is_visible():
 def test_interval():
     found = interval([0.0, 1.0] * 50)
     assert found["mean"] == 0.5 and 0.35 < found["low"] < 0.45 and 0.55 < found["high"] < 0.65
+    ratio = interval([(0.0, 2.0), (2.0, 2.0)] * 50, of=lambda m: m[0] / m[1])
+    assert ratio["mean"] == 0.5 and 0.35 < ratio["low"] < 0.45 and 0.55 < ratio["high"] < 0.65
+
+
+def test_diversity():
+    black, white = (Image.new("RGB", (64, 64), color) for color in ("black", "white"))
+    assert diversity([black, black]) == 0 and diversity([black, white]) == 1
+    assert diversity([black, black, white]) == pytest.approx(2 / 3)
 
 
 def test_eight_prompts_of_three_kinds():
@@ -67,5 +76,6 @@ def test_eight_prompts_of_three_kinds():
 def test_small_evaluation(base):
     report = evaluate(base, DATA / "e4t-face", "face", identities=2, steps=(0, 1), batch=4)
     assert set(report["steps"]) == {"0", "1"} and report["steps"]["1"]["seconds"]["mean"] > 0
+    assert report["floor"]["diversity"]["mean"] > 0 and "normalised_plain" in report["steps"]["1"]
     for row in (report["floor"]["identity"], report["ceiling"], report["steps"]["0"]["prompt"], report["judge"]):
         assert 0 <= row["low"] <= row["mean"] <= row["high"] <= 1
