@@ -20,5 +20,6 @@ def test_notebook_is_executed_and_checked(path):
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "restart the kernel and run all"
     checked = [cell for cell in code if "# NBVAL_CHECK_OUTPUT" in "".join(cell["source"]).splitlines()]
     assert len(checked) >= 4 and all(cell["outputs"] for cell in checked)
+    assert len(checked) == sum("NBVAL_CHECK_OUTPUT" in "".join(cell["source"]) for cell in code), "nbval passes over a mark that shares its line"
     assert not any(output["output_type"] == "error" or output.get("name") == "stderr" for cell in code for output in cell["outputs"])
     assert "widgets" not in notebook["metadata"] and path.stat().st_size <= 300 * 1024

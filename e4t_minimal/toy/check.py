@@ -3,26 +3,27 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..base import load_base
-from ..evaluate import Judge, identity_score
+from ..evaluate import Judge, prompt_score
 from ..sample import sample
 from ..scenery import BACKGROUNDS, STYLES
 from ..world import DOMAINS, Scene, caption, identity, named
 
 
 def check(base: str, judge: str, seeds: int = 2, people: int = 32, batch: int = 32) -> dict:
-    """{question or kind: share that came as asked}, over all domains; identity also per domain. About five minutes on two cores."""
-    base, judge, asked = load_base(base), Judge.from_pretrained(judge), []  # asked: (prompt, what to look for, function of a reading)
+    """{what was asked for: share that the judge finds}, over all domains; identity by name and by description also per domain."""
+    base, judge, asked = load_base(base), Judge.from_pretrained(judge), []  # asked: (prompt, {label: {question: the word it should answer}})
     for domain in DOMAINS:
-        for scene in (Scene(background, style) for style in STYLES for background in BACKGROUNDS if Scene(background, style).shows_background):
-            prompt, wanted = f"{STYLES[scene.style]} a {domain} {BACKGROUNDS[scene.background]}", dict(style=scene.style, background=scene.background, domain=domain)
-            asked += [(prompt, {question: (lambda r, q=question, w=word: r[q] == w) for question, word in wanted.items()} |
-                       {f"style {scene.style}": lambda r, w=scene.style: r["style"] == w})] * seeds
+        for scene in (Scene(background, style) for style in STYLES for background in BACKGROUNDS):
+            if scene.shows_background:
+                wanted = {"style": {"style": scene.style}, f"style {scene.style}": {"style": scene.style},
+                          "background": {"background": scene.background}, "domain": {"domain": domain}}
+                asked += [(f"{STYLES[scene.style]} a {domain} {BACKGROUNDS[scene.background]}", wanted)] * seeds
         for kind, ones in {"name": named(domain)[:people], "description": [identity(domain, "held-out", i) for i in range(people)]}.items():
-            asked += [(caption(one, Scene()), {f"identity by {kind}, {domain}": lambda r, one=one: identity_score(r, one)}) for one in ones]
+            asked += [(caption(one, Scene()), {f"identity by {kind}, {domain}": {f"{domain}.{a}": word for a, word in one.visible.items()}}) for one in ones]
     found = {}
     for start in tqdm(range(0, len(asked), batch), desc="check"):
         rows = asked[start:start + batch]
-        for reading, (_, questions) in zip(judge.read(sample(base, [prompt for prompt, _ in rows], seed=start)), rows):
-            for name, score in questions.items():
-                found.setdefault(name, []).append(score(reading))
-    return {name: round(float(np.mean(scores)), 3) for name, scores in sorted(found.items())}
+        for reading, (_, labels) in zip(judge.read(sample(base, [prompt for prompt, _ in rows], seed=start)), rows):
+            for label, wanted in labels.items():
+                found.setdefault(label, []).append(prompt_score(reading, wanted))
+    return {label: round(float(np.mean(scores)), 3) for label, scores in sorted(found.items())}

@@ -15,7 +15,7 @@ def _card(folder: Path, title: str, text: str, reports: dict[str, dict]):
     lines = [f"# {title}", "", text, ""]
     for name, report in reports.items():
         figures = {k: v for k, v in report.items() if k not in ("command", "seconds", "rows", "steps")}
-        lines += [f"## {name}", "", f"Made by `{report['command']}` in {report['seconds'] / 60:.0f} minutes on two CPU cores.", ""]
+        lines += [f"## {name}", "", f"Made by `{report['command']}` in {report['seconds'] / 60:.0f} minutes on a CPU.", ""]
         lines += ["| figure | value |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in _flat(figures).items()), ""]
     (folder / "README.md").write_text("\n".join([*lines, LICENCES, ""]))
 
