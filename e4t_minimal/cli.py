@@ -171,3 +171,29 @@ def evaluate(domain: str = "face", identities: Annotated[int, typer.Option(min=2
     if out:
         with replacing(out) as new:
             new.write_text(json.dumps(report, indent=2) + "\n")
+
+
+@command
+def bench(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] = 16, quick: Annotated[bool, typer.Option(help="4 identities, few steps.")] = False,
+          search: Annotated[bool, typer.Option(help="Try learning rates on validation identities instead.")] = False,
+          bf16: Annotated[bool, typer.Option(help="Half-precision products: faster on some CPUs.")] = False, seed: int = 0,
+          out: Annotated[Path, typer.Option(help="Folder for .jsonl, .json and .png.")] = Path("docs/results")):
+    """E4T against Textual Inversion, DreamBooth and LoRA: identity after steps and seconds. Stopped runs go on where they were."""
+    from .baselines import METHODS
+    from .bench import FACTORS, Run, curves, execute, summarise, summarise_search
+
+    if search:
+        runs = [Run(method, i, (15 if METHODS[method].pretrained else 50,), domain, "validation", factor, seed=seed, bf16=bf16)
+                for method in METHODS for factor in FACTORS for i in range(3)]
+        name, figures = f"search-{domain}", summarise_search(execute(out / f"search-{domain}.jsonl", runs))
+    else:
+        short, long = ((0, 5, 10), (10, 20)) if quick else ((0, 1, 2, 3, 5, 10, 15), (0, 10, 25, 50, 100, 200))
+        runs = [Run(method, i, short if METHODS[method].pretrained else long, domain, seed=seed, bf16=bf16)
+                for method in METHODS for i in range(4 if quick else identities)]
+        name = f"bench-{domain}-quick" if quick else f"bench-{domain}"
+        figures = summarise(execute(out / f"{name}.jsonl", runs))
+        with replacing(out / f"{name}.png") as new:
+            curves(figures).savefig(new, format="png")
+    with replacing(out / f"{name}.json") as new:
+        new.write_text(json.dumps(figures, indent=2) + "\n")
+    typer.echo(json.dumps(figures, indent=2))

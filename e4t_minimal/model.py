@@ -10,10 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .base import Base
-from .encoder import Encoder, encoder_half, feature_width
-from .offsets import FoldedOffset, add_offsets, fold, remove_offsets
+from .encoder import ENCODERS, Encoder, encoder_half
+from .offsets import add_offsets, attention_projections, fold, remove_offsets, unfold
 from .placeholder import Placeholder
-from .regularizers import embedding_l2
+from .regularizers import contrastive, embedding_l2, sparsity_l1, weight_cosine
 
 FILES = ("e4t.json", "encoder.safetensors", "offsets.safetensors", "picture.png")
 
@@ -21,13 +21,15 @@ FILES = ("e4t.json", "encoder.safetensors", "offsets.safetensors", "picture.png"
 class E4T:
     """One domain's E4T on one base. Its offsets live on `base.unet` until `detach()`; a new E4T on the same base takes the old one's place.
 
-    class_word: the domain's coarse word ("face"). picture: the concept's picture, once it has been personalized.
+    class_word: the domain's coarse word ("face"). encoder, offsets: the paper's, new, unless given (one of ENCODERS; `new_offsets`).
+    picture: the concept's picture, once it has been personalized.
     """
 
-    def __init__(self, base: Base, class_word: str, token: str = "S*", encoder: Encoder | None = None, offsets: dict | None = None, picture: Image.Image | None = None):
+    def __init__(self, base: Base, class_word: str, token: str = "S*", encoder: torch.nn.Module | None = None, offsets: dict | None = None,
+                 picture: Image.Image | None = None):
         self.base, self.picture = base, picture
         self.placeholder = Placeholder(base, class_word, token)
-        self.encoder = (encoder or _encoder_for(base)).to(base.device)
+        self.encoder = (encoder or Encoder.for_base(base)).to(base.device).eval()
         self.offsets = add_offsets(base.unet, offsets)
         self.empty = base.text_encoder(self.placeholder.tokenize([""], required=False)).last_hidden_state  # (1, T, D)
 
@@ -45,30 +47,43 @@ class E4T:
         remove_offsets(self.base.unet)
         return self.base
 
-    def embedding(self, cls_tokens: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """CLIP's (B, L/2, width) and the U-Net's (B, width) -> v* = v_class + s E (B, D), and s E alone (B, D)."""
-        offset = self.encoder(cls_tokens.float(), features.float())
+    def embedding(self, view: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The encoder's view of pictures, as CLIP's (B, L/2, width), and the U-Net's features (B, width) -> v* = v_class + s E (B, D), and s E alone (B, D)."""
+        offset = self.encoder(view.float(), features.float())
         return self.placeholder.class_embedding + offset, offset
 
     def features(self, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The U-Net's view of z_t (B, C, h, w) under the empty prompt, offsets on -> (B, width). No gradients."""
+        if not self.encoder.sees_noise:
+            return z_t.new_zeros(len(z_t), 0)
         return encoder_half(self.base.unet, z_t, t, self.empty.expand(len(z_t), -1, -1))
 
-    def predict(self, data: dict, noise: torch.Tensor, t: torch.Tensor, cls_tokens: torch.Tensor | None = None) -> dict:
-        """One look at noisy pictures: what the U-Net should say and what it says, with S* from `cls_tokens` (default: the pictures' own)."""
+    def predict(self, data: dict, noise: torch.Tensor, t: torch.Tensor, view: torch.Tensor | None = None) -> dict:
+        """One look at noisy pictures: what the U-Net should say and what it says, with S* from `view` (default: the pictures' own)."""
         z_t, target = self.base.noisy(data["latents"], noise, t)
-        v, offset = self.embedding(data["cls"] if cls_tokens is None else cls_tokens, self.features(z_t, t))
-        prediction = self.base.unet(z_t, t, self.placeholder.encode(data["ids"], v)).sample
-        return {"z_t": z_t, "target": target, "embedding": v, "offset": offset, "prediction": prediction}
+        v, offset = self.embedding(data["view"] if view is None else view, self.features(z_t, t))
+        hidden = self.placeholder.encode(data["ids"], v)
+        prediction = self.base.unet(z_t, t, hidden).sample
+        return {"z_t": z_t, "target": target, "embedding": v, "offset": offset, "hidden": hidden, "prediction": prediction}
 
-    def loss(self, data: dict, noise: torch.Tensor, t: torch.Tensor, l2: float, cls_tokens: torch.Tensor | None = None) -> dict:
-        """Diffusion loss + l2 * regularizer (paper). data: latents (B, C, h, w), cls, ids (B, T), mask (B, 1, h, w) or None."""
-        seen = self.predict(data, noise, t, cls_tokens)
+    def loss(self, data: dict, noise: torch.Tensor, t: torch.Tensor, weights: dict[str, float], view: torch.Tensor | None = None) -> dict:
+        """Diffusion loss + the sum of weight * regularizer; the paper's weights are {"l2": 0.01} and, on one picture, {"l2": 0.1}.
+
+        data: latents (B, C, h, w), view, ids (B, T), mask (B, 1, h, w) or None. Other names: contrastive, sparsity, cosine."""
+        seen = self.predict(data, noise, t, view)
         error = (seen["prediction"].float() - seen["target"].float()).square()
         if data.get("mask") is not None:  # the loss looks at the subject only
             error = error * data["mask"] / data["mask"].mean()
-        diffusion, size = error.mean(), embedding_l2(seen["offset"])
-        return seen | {"loss": diffusion + l2 * size, "diffusion": diffusion, "l2": size}
+        linears = attention_projections(self.base.unet).values()
+        ends = (data["ids"] == self.base.tokenizer.eos_token_id).int().argmax(-1)  # (B,): a prompt's embedding stands at its end
+        regularizers = {
+            "l2": lambda: embedding_l2(seen["offset"]),
+            "contrastive": lambda: contrastive(seen["embedding"], seen["hidden"][torch.arange(len(ends)), ends]),
+            "sparsity": lambda: sparsity_l1([offset.delta() for offset in self.offsets.values()]),
+            "cosine": lambda: weight_cosine([linear.parametrizations.weight.original for linear in linears], [linear.weight for linear in linears]),
+        }
+        terms = {"diffusion": error.mean()} | {name: regularizers[name]() for name in weights}
+        return seen | terms | {"loss": terms["diffusion"] + sum(weight * terms[name] for name, weight in weights.items())}
 
     def save_pretrained(self, folder: str | Path, **card):
         """Write e4t.json, encoder.safetensors (fp16), offsets.safetensors (folded) and the picture: beside, then renamed into place.
@@ -81,7 +96,8 @@ class E4T:
             save_file({k: v.half().contiguous().cpu() for k, v in self.encoder.state_dict().items()}, new / "encoder.safetensors")
             sides = {f"{name}.{side}": tensor.detach().contiguous().cpu() for name, offset in fold(self.offsets).items() for side, tensor in offset.state_dict().items()}
             save_file(sides, new / "offsets.safetensors")
-            config = {"base": self.base.name, "class_word": self.placeholder.class_word, "token": self.placeholder.token, "encoder": self.encoder.config} | card
+            config = {"base": self.base.name, "class_word": self.placeholder.class_word, "token": self.placeholder.token,
+                      "encoder": {"kind": _kind(self.encoder)} | self.encoder.config} | card
             (new / "e4t.json").write_text(json.dumps(config, indent=2) + "\n")
             if self.picture is not None:
                 self.picture.save(new / "picture.png")
@@ -100,21 +116,21 @@ class E4T:
         """Read what `save_pretrained` wrote. ValueError if the folder is missing, foreign, damaged, or belongs to another base."""
         folder, config = Path(folder), read_config(folder)
         try:
-            sides, weights = load_file(folder / "offsets.safetensors"), load_file(folder / "encoder.safetensors")
-            encoder = Encoder(**config["encoder"])
-            encoder.load_state_dict({k: v.float() for k, v in weights.items()})
-            offsets = {name: FoldedOffset(sides[f"{name}.left"], sides[f"{name}.right"]) for name in sorted({k.rsplit(".", 1)[0] for k in sides})}
+            options = {"kind": "e4t"} | config["encoder"]
+            encoder = ENCODERS[options.pop("kind")](**options)
+            encoder.load_state_dict({k: v.float() for k, v in load_file(folder / "encoder.safetensors").items()})
+            offsets = unfold(load_file(folder / "offsets.safetensors"))
         except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"{folder} is damaged ({type(error).__name__}: {str(error).splitlines()[0][:120]}). Make or download it again.") from None
-        if encoder.config | {"width": 0, "s": 0} != _encoder_for(base).config | {"width": 0, "s": 0}:
+        own = type(encoder).for_base(base).config
+        if any(encoder.config[name] != own[name] for name in ("vision_width", "vision_layers", "word_width") if name in own):
             raise ValueError(f"{folder} was made for the base {config.get('base')!r}; {base.name!r} has other widths. Load it with the base it was made for.")
         picture = Image.open(folder / "picture.png").copy() if (folder / "picture.png").exists() else None
         return cls(base, config["class_word"], config["token"], encoder, offsets, picture)
 
 
-def _encoder_for(base: Base) -> Encoder:
-    vision = base.vision.config
-    return Encoder(vision.hidden_size, vision.num_hidden_layers // 2, feature_width(base.unet), base.text_encoder.config.hidden_size)
+def _kind(encoder: torch.nn.Module) -> str:
+    return next(kind for kind, one in ENCODERS.items() if type(encoder) is one)
 
 
 def read_config(folder: str | Path) -> dict:

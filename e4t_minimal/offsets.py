@@ -50,23 +50,44 @@ class FoldedOffset(WeightOffset):
         return self.left @ self.right.T
 
 
+class AdditiveOffset(nn.Module):
+    """Not E4T's, an alternative to measure: W + Delta with a Delta of W's full size, n m numbers, zero at the start."""
+
+    def __init__(self, n: int, m: int):
+        super().__init__()
+        self.change = nn.Parameter(torch.zeros(n, m))
+
+    def delta(self) -> torch.Tensor:
+        return self.change
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return (weight + self.change).to(weight.dtype)
+
+
+OFFSETS = {"multiplicative": WeightOffset, "additive": AdditiveOffset}
+
+
 def attention_projections(unet) -> dict[str, nn.Linear]:
     """{name: linear} of the Q, K and V of every self- (attn1) and cross-attention (attn2) layer."""
     return {name: module for name, module in unet.named_modules()
             if isinstance(module, nn.Linear) and re.search(r"\.attn[12]\.to_[qkv]$", name)}
 
 
+def new_offsets(unet, kind: str = "multiplicative") -> dict[str, nn.Module]:
+    """{name: offset} with Delta = 0 for every projection; kind: one of OFFSETS, or "none" for no offsets at all."""
+    return {} if kind == "none" else {name: OFFSETS[kind](*linear.weight.shape) for name, linear in attention_projections(unet).items()}
+
+
 def add_offsets(unet, offsets: dict[str, nn.Module] | None = None) -> dict[str, nn.Module]:
-    """Hang offsets on the U-Net's attention, new ones with Delta = 0 unless given by name. Returns {name: offset}.
+    """Hang offsets on the U-Net's attention, by default the paper's, new. Returns {name: offset}.
 
     They stay in fp32 whatever the U-Net's dtype, as they are trained. Offsets that hang there already are taken off first."""
-    linears = attention_projections(unet)
-    if offsets is not None and set(offsets) != set(linears):
+    linears, offsets = attention_projections(unet), new_offsets(unet) if offsets is None else offsets
+    if offsets and set(offsets) != set(linears):
         raise ValueError(f"These offsets belong to another U-Net: {len(offsets)} names, of which {len(set(offsets) & set(linears))} are among this one's {len(linears)}.")
     remove_offsets(unet)
-    offsets = offsets or {name: WeightOffset(*linear.weight.shape) for name, linear in linears.items()}
-    for name, linear in linears.items():
-        parametrize.register_parametrization(linear, "weight", offsets[name].to(linear.weight.device))
+    for name, offset in offsets.items():
+        parametrize.register_parametrization(linears[name], "weight", offset.to(linears[name].weight.device))
     return offsets
 
 
@@ -77,6 +98,18 @@ def remove_offsets(unet, merge: bool = False):
             parametrize.remove_parametrizations(linear, "weight", leave_parametrized=merge)
 
 
-def fold(offsets: dict[str, nn.Module]) -> dict[str, FoldedOffset]:
-    """Every offset in its smallest form, without loss."""
-    return {name: FoldedOffset(*(side.detach() for side in offset.factors())) for name, offset in offsets.items()}
+def fold(offsets: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Every offset in its smallest form, without loss; one that is not made of factors stays as it is."""
+    return {name: FoldedOffset(*(side.detach() for side in offset.factors())) if isinstance(offset, WeightOffset) else offset for name, offset in offsets.items()}
+
+
+def unfold(tensors: dict[str, torch.Tensor]) -> dict[str, nn.Module]:
+    """The offsets of `fold`, from their tensors {"name.left" and "name.right", or "name.change"}."""
+    offsets = {}
+    for name in sorted({key.rpartition(".")[0] for key in tensors}):
+        if f"{name}.change" in tensors:
+            offsets[name] = AdditiveOffset(*tensors[f"{name}.change"].shape)
+            offsets[name].change.data.copy_(tensors[f"{name}.change"])
+        else:
+            offsets[name] = FoldedOffset(tensors[f"{name}.left"], tensors[f"{name}.right"])
+    return offsets

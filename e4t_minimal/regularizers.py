@@ -1,5 +1,6 @@
-"""Small functions, each one term of a loss."""
+"""Small functions, each one term of a loss. The paper's is `embedding_l2`; the others are alternatives to measure."""
 import torch
+import torch.nn.functional as F
 
 
 def embedding_l2(offset: torch.Tensor) -> torch.Tensor:
@@ -7,3 +8,19 @@ def embedding_l2(offset: torch.Tensor) -> torch.Tensor:
 
     On the offset and not on v* whole: that would pull S* to zero and away from its class word (our choice; re-implementations differ)."""
     return offset.float().square().sum(-1).mean()
+
+
+def contrastive(embeddings: torch.Tensor, prompts: torch.Tensor, temperature: float = 0.07) -> torch.Tensor:
+    """Among all prompts of a batch (B, D), each embedding (B, D) should be most like its own: cross-entropy of cosines -> scalar."""
+    cosines = F.normalize(embeddings.float(), dim=-1) @ F.normalize(prompts.float(), dim=-1).T  # (B, B)
+    return F.cross_entropy(cosines / temperature, torch.arange(len(cosines), device=cosines.device))
+
+
+def sparsity_l1(deltas: list[torch.Tensor]) -> torch.Tensor:
+    """Mean size of the offsets' numbers, so that few of them are far from zero -> scalar."""
+    return torch.stack([delta.abs().mean() for delta in deltas]).mean()
+
+
+def weight_cosine(originals: list[torch.Tensor], changed: list[torch.Tensor]) -> torch.Tensor:
+    """1 - cosine between every weight before and after its offset: 0 where the direction is kept -> scalar."""
+    return torch.stack([1 - F.cosine_similarity(a.flatten(), b.flatten(), dim=0) for a, b in zip(originals, changed)]).mean()

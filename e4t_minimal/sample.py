@@ -30,7 +30,7 @@ def sample_steps(model: Base | E4T, prompts: list[str], image: Image.Image | Non
         if image is None:
             raise ValueError(f"The prompt mentions {e4t.placeholder.token}, but there is no picture of it: give `image`, or personalize first.")
         e4t.placeholder.tokenize([p for p in prompts if e4t.placeholder.token in p])  # refuses a prompt in which S* is cut off
-        cls_tokens = base.cls_tokens(base.pixels([image])).expand(len(prompts), -1, -1)
+        view = e4t.encoder.view(base, base.pixels([image])).repeat_interleave(len(prompts), 0)  # (B, ...)
     hidden = base.text_encoder(ids[:1]).last_hidden_state.expand(len(prompts), -1, -1)
     conditional = None if concept else base.text_encoder(ids[1:]).last_hidden_state
     base.scheduler.set_timesteps(steps, device=base.device)
@@ -39,7 +39,7 @@ def sample_steps(model: Base | E4T, prompts: list[str], image: Image.Image | Non
         with unet_features(base.unet) as found:
             unconditional = base.unet(latents, t, hidden).sample
         if concept:
-            embedding, offset = e4t.embedding(cls_tokens, torch.cat(found, dim=-1))
+            embedding, offset = e4t.embedding(view, torch.cat(found, dim=-1))
             conditional = e4t.placeholder.encode(ids[1:], embedding)
         wanted = base.unet(latents, t, conditional).sample
         prediction = unconditional + guidance * (wanted - unconditional)

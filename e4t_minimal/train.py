@@ -8,17 +8,18 @@ from .model import E4T
 
 
 @torch.no_grad()
-def prepare(model: E4T, images: list[Image.Image], prompts: list[str], masks: list[Image.Image] | None = None, batch: int = 64) -> dict:
-    """Everything about pictures that does not change during training, computed once.
+def prepare(model: E4T, images: list[Image.Image], prompts: list[str], masks: list[Image.Image] | None = None, batch: int = 64,
+            required: bool = True) -> dict:
+    """Everything about pictures that does not change during training, computed once. required: every prompt must mention S*.
 
-    Returns latents (n, C, h, w), cls (n, L/2, width), ids (n, T), mask (n, 1, h, w) in [0, 1] or None.
+    Returns latents (n, C, h, w), view (n, ...): what the encoder sees, ids (n, T), mask (n, 1, h, w) in [0, 1] or None.
     """
-    base, latents, cls_tokens = model.base, [], []
+    base, latents, views = model.base, [], []
     for i in range(0, len(images), batch):
         pixels = base.pixels(images[i:i + batch])
         latents.append(base.encode(pixels).to(base.dtype))
-        cls_tokens.append(base.cls_tokens(pixels).to(base.dtype))
-    data = {"latents": torch.cat(latents), "cls": torch.cat(cls_tokens), "ids": model.placeholder.tokenize(prompts), "mask": None}
+        views.append(model.encoder.view(base, pixels).to(base.dtype))
+    data = {"latents": torch.cat(latents), "view": torch.cat(views), "ids": model.placeholder.tokenize(prompts, required), "mask": None}
     if masks is not None:
         whole = base.pixels([Image.merge("RGB", [m.convert("L")] * 3) for m in masks])[:, :1] / 2 + 0.5
         data["mask"] = F.interpolate(whole, data["latents"].shape[-2:], mode="area")
@@ -57,7 +58,7 @@ def relative_gap(base: Base, latents: torch.Tensor, loss, batch: int = 32) -> fl
 def conditioning_gap(model: E4T, data: dict) -> float:
     """`relative_gap` with another identity's picture behind S*. 0: S* carries nothing of the identity. One row per identity."""
     return relative_gap(model.base, data["latents"], lambda rows, others, noise, t:
-                        model.loss(select(data, rows), noise, t, 0, data["cls"][others])["diffusion"])
+                        model.loss(select(data, rows), noise, t, {}, data["view"][others])["diffusion"])
 
 
 def learn_dictionary(model: E4T, data: dict, words: torch.Tensor, steps: int = 1000, batch: int = 64, lr: float = 1e-3, seed: int = 0):
@@ -69,7 +70,7 @@ def learn_dictionary(model: E4T, data: dict, words: torch.Tensor, steps: int = 1
     for step in range(steps):
         part, noise, t = _draw(model, data | {"words": words}, batch, seed, step)
         z_t, _ = model.base.noisy(part["latents"], noise, t)
-        embedding, offset = model.embedding(part["cls"], model.features(z_t, t))
+        embedding, offset = model.embedding(part["view"], model.features(z_t, t))
         loss = (embedding - part["words"]).square().sum(-1).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -78,26 +79,36 @@ def learn_dictionary(model: E4T, data: dict, words: torch.Tensor, steps: int = 1
         yield dict(locals())
 
 
-def _tune(model: E4T, data: dict, steps: int, batch: int, lr: float, offsets_lr: float, l2: float, seed: int, validation: dict | None, gap_every: int):
-    groups = [{"params": list(model.encoder.parameters()), "lr": lr},
-              {"params": [p for offset in model.offsets.values() for p in offset.parameters()], "lr": offsets_lr}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+def tune(model: E4T, data: dict, groups: list[dict], steps: int, batch: int, weights: dict[str, float], seed: int, validation: dict | None = None,
+         gap_every: int = 100, prior: dict | None = None):
+    """The one training loop. groups: AdamW's, all that learns. weights: see `E4T.loss`. prior: prepared pictures of the class, learned beside (DreamBooth)."""
+    optimizer, learned = torch.optim.AdamW(groups, weight_decay=0.0), [p for group in groups for p in group["params"]]
     for step in range(steps):
         part, noise, t = _draw(model, data, batch, seed, step)
-        terms = model.loss(part, noise, t, l2)
+        model.encoder.train()
+        terms = model.loss(part, noise, t, weights)
+        loss = terms["loss"] + (model.loss(*_draw(model, prior, batch, seed + 1, step), {})["loss"] if prior else 0.0)
         optimizer.zero_grad()
-        terms["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()
+        model.encoder.eval()
         gap = conditioning_gap(model, validation) if validation and (step + 1) % gap_every == 0 else None
         yield dict(locals())
 
 
+def _groups(model: E4T, lr: float, offsets_lr: float) -> list[dict]:
+    return [{"params": list(model.encoder.parameters()), "lr": lr},
+            {"params": [p for offset in model.offsets.values() for p in offset.parameters()], "lr": offsets_lr}]
+
+
 def pretrain(model: E4T, data: dict, steps: int = 1000, batch: int = 24, lr: float = 1e-4, offsets_lr: float = 1e-3, l2: float = 0.01, seed: int = 0,
-             validation: dict | None = None, gap_every: int = 100):
+             validation: dict | None = None, gap_every: int = 100, **weights: float):
     """Phase 1, on many pictures of one domain: encoder and offsets learn, the base is frozen. Yields the locals of every step;
-    among them, every `gap_every` steps, `gap`: the conditioning gap on `validation`, a prepared set of other identities."""
-    yield from _tune(model, data, steps, batch, lr, offsets_lr, l2, seed, validation, gap_every)
+    among them, every `gap_every` steps, `gap`: the conditioning gap on `validation`, a prepared set of other identities.
+
+    weights: further terms of the loss by name (contrastive, sparsity, cosine; see `E4T.loss`)."""
+    yield from tune(model, data, _groups(model, lr, offsets_lr), steps, batch, {"l2": l2} | weights, seed, validation, gap_every)
 
 
 def personalize(model: E4T, image: Image.Image, mask: Image.Image | None = None, prompt: str | None = None, steps: int = 15, batch: int = 16,
@@ -106,8 +117,13 @@ def personalize(model: E4T, image: Image.Image, mask: Image.Image | None = None,
 
     mask: where the subject is ("L", white = subject; the paper uses one for faces); default: the picture's transparency, if it has any.
     The model is changed in place and `model.picture` is set. Yields the locals of every step, `gap` among them as in `pretrain`."""
-    mask = mask or transparency(image)
     model.fold()
+    data = show(model, image, mask, prompt)
+    yield from tune(model, data, _groups(model, lr, offsets_lr), steps, batch, {"l2": l2}, seed, validation, gap_every)
+
+
+def show(model: E4T, image: Image.Image, mask: Image.Image | None = None, prompt: str | None = None) -> dict:
+    """Make `image` the model's picture, and prepare it with its mask as a training set of one."""
+    mask = mask or transparency(image)
     model.picture = image
-    data = prepare(model, [image], [prompt or f"a photo of {model.placeholder.token}"], [mask] if mask else None)
-    yield from _tune(model, data, steps, batch, lr, offsets_lr, l2, seed, validation, gap_every)
+    return prepare(model, [image], [prompt or f"a photo of {model.placeholder.token}"], [mask] if mask else None)

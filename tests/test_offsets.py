@@ -1,7 +1,7 @@
 import torch
 from conftest import disturb
 
-from e4t_minimal.offsets import FoldedOffset, WeightOffset, add_offsets, attention_projections, fold, remove_offsets
+from e4t_minimal.offsets import FoldedOffset, WeightOffset, add_offsets, attention_projections, fold, new_offsets, remove_offsets, unfold
 
 
 def run(base, seed=0):
@@ -59,3 +59,19 @@ def test_gradient_reaches_a_zero_offset():
     offset = WeightOffset(8, 8)
     offset(torch.ones(8, 8)).sum().backward()
     assert offset.rows.weight.grad.abs().sum() > 0
+
+
+def test_additive_offsets_are_full_size_and_fold_to_themselves(base):
+    before = run(base)
+    offsets = add_offsets(base.unet, new_offsets(base.unet, "additive"))
+    assert torch.equal(run(base), before)
+    for offset in offsets.values():
+        torch.nn.init.normal_(offset.change, std=0.02)
+    live = run(base)
+    assert not torch.allclose(live, before, atol=1e-4)
+    name, linear = next(iter(attention_projections(base.unet).items()))
+    assert torch.equal(linear.weight, linear.parametrizations.weight.original + offsets[name].change)
+    add_offsets(base.unet, unfold({f"{name}.{k}": v for name, offset in fold(offsets).items() for k, v in offset.state_dict().items()}))
+    assert torch.equal(run(base), live)
+    remove_offsets(base.unet)
+    assert new_offsets(base.unet, "none") == {} == add_offsets(base.unet, {}) and torch.equal(run(base), before)

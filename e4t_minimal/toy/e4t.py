@@ -8,7 +8,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..base import load_base
+from ..encoder import ENCODERS
 from ..model import E4T
+from ..offsets import new_offsets
 from ..scenery import rng_of
 from ..train import conditioning_gap, learn_dictionary, prepare, pretrain
 from ..world import Identity, Scene, caption, draw, identity
@@ -30,9 +32,12 @@ def words_of(model: E4T, identities: list[dict]) -> torch.Tensor:
     return model.base.text_encoder.get_input_embeddings().weight[torch.tensor(ids)]
 
 
-def fit(folder, domain: str = "face", steps: int = 400, dictionary_steps: int = 1200, seed: int = 0):
+def fit(folder, domain: str = "face", steps: int = 400, dictionary_steps: int = 1200, seed: int = 0, encoder: str = "e4t", offsets: str = "multiplicative",
+        levels: int | None = None, weights: dict[str, float] | None = None):
+    """encoder, offsets, weights: other kinds and further terms of the loss, to be measured against the paper's. levels: see `Encoder.for_base`."""
     torch.manual_seed(seed)
-    model, begun = E4T(load_base("toy"), domain), time.time()
+    base, begun = load_base("toy"), time.time()
+    model = E4T(base, domain, encoder=ENCODERS[encoder].for_base(base, **({"levels": levels} if levels else {})), offsets=new_offsets(base.unet, offsets))
     model.base.unet.set_attn_processor(AttnProcessor())  # as in unet.py: faster in training on a CPU
     log = open(folder / "log.jsonl", "a")
     people = [identity(domain, "validation", i) for i in range(96)]  # all in the same plain scene: the gap is about who they are, and nothing else
@@ -52,9 +57,12 @@ def fit(folder, domain: str = "face", steps: int = 400, dictionary_steps: int = 
         for state in tqdm(loop, total=dictionary_steps, desc="dictionary", mininterval=10):
             if (state["step"] + 1) % 250 == 0:
                 rows.append(report("dictionary", state["step"] + 1, gap=conditioning_gap(model, validation), loss=state["loss"].item()))
-        for state in tqdm(pretrain(model, pictures_of_train, steps, seed=seed, validation=validation), total=steps, desc="pretrain", mininterval=10):
+        loop = pretrain(model, pictures_of_train, steps, seed=seed, validation=validation, **(weights or {}))
+        for state in tqdm(loop, total=steps, desc="pretrain", mininterval=10):
             if state["gap"] is not None:
                 rows.append(report("pretrain", state["step"] + 1, gap=state["gap"], loss=state["terms"]["loss"].item(), l2=state["terms"]["l2"].item()))
     command = f"python -m e4t_minimal.toy e4t --domain {domain} --steps {steps} --dictionary-steps {dictionary_steps} --seed {seed}"
+    command += f" --encoder {encoder}" * (encoder != "e4t") + f" --offsets {offsets}" * (offsets != "multiplicative") + f" --levels {levels}" * bool(levels)
+    command += "".join(f" --extra {name}={weight}" for name, weight in (weights or {}).items())
     model.save_pretrained(folder / "model", command=command, seed=seed, seconds=round(time.time() - begun))
     return {"command": command, "seconds": round(time.time() - begun), "rows": rows}

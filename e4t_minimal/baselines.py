@@ -1,0 +1,93 @@
+"""What one would do without E4T, behind its interface: the same base, picture, mask, batch, loss, sampling and judge; only what learns differs."""
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from .base import Base
+from .encoder import Word
+from .model import E4T
+from .sample import sample
+from .train import prepare, show, tune
+
+RARE = "x"  # DreamBooth's rare token: a word that the toy base has met in no caption
+
+
+@dataclass(frozen=True)
+class Method:
+    """what: one line for tables. learns: {part: learning rate}, parts being encoder (or the one word in its place), offsets, unet, lora.
+
+    pretrained: it starts from an E4T folder. subject: what stands for the concept in prompts. prior: it sees pictures of the class beside."""
+    what: str
+    learns: dict[str, float]
+    pretrained: bool = False
+    subject: str = "S*"
+    prior: bool = False
+    l2: float = 0.0
+
+
+METHODS = {
+    "E4T": Method("encoder and folded offsets, from the domain's weights", {"encoder": 1e-3, "offsets": 3e-2}, pretrained=True, l2=0.1),
+    "Textual Inversion": Method("the embedding of S*, from the class word's", {"encoder": 1e-2}),
+    "DreamBooth": Method("the whole U-Net, for a rare word; pictures of the class beside", {"unet": 1e-4}, subject="S* {}", prior=True),
+    "LoRA": Method("rank 4 beside every attention projection, for a rare word", {"lora": 1e-3}, subject="S* {}"),
+    "Textual Inversion + DreamBooth": Method("both of them, S* from the class word's embedding", {"encoder": 1e-2, "unet": 1e-4}, prior=True),
+}
+
+
+@contextmanager
+def begin(method: Method, base: Base, class_word: str, folder: str | Path | None = None) -> Iterator[E4T]:
+    """The model as it is before the first step, all that learns ready; at the end the base is as it was. folder: for a pretrained method."""
+    model = E4T.from_pretrained(folder, base) if method.pretrained else E4T(base, class_word, encoder=Word.for_base(base), offsets={})
+    if method.subject != "S*":  # S* is the rare word, beside the class word
+        rare = base.tokenizer.convert_tokens_to_ids(f"{RARE}</w>")
+        with torch.no_grad():
+            model.encoder.offset.copy_(base.text_encoder.get_input_embeddings().weight[rare] - model.placeholder.class_embedding)
+    before = {name: p.clone() for name, p in base.unet.state_dict().items()} if "unet" in method.learns else None
+    try:
+        if method.pretrained:
+            model.fold()
+        if "unet" in method.learns:
+            base.unet.requires_grad_(True)
+        if "lora" in method.learns:
+            from peft import LoraConfig
+
+            base.unet.add_adapter(LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian", target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+        yield model
+    finally:
+        model.detach()
+        if "lora" in method.learns:
+            base.unet.unload_lora()
+        if before:
+            base.unet.load_state_dict(before)
+        base.unet.requires_grad_(False)
+
+
+def learned(model: E4T, part: str) -> list[torch.nn.Parameter]:
+    """The parameters of one part of what a method learns."""
+    unet = model.base.unet
+    return {"encoder": lambda: list(model.encoder.parameters()), "offsets": lambda: [p for o in model.offsets.values() for p in o.parameters()],
+            "unet": lambda: list(unet.parameters()), "lora": lambda: [p for name, p in unet.named_parameters() if "lora_" in name]}[part]()
+
+
+def stored_bytes(method: Method, model: E4T) -> int:
+    """What one concept takes on disk, in fp16."""
+    return 2 * sum(p.numel() for part in method.learns for p in learned(model, part))
+
+
+def class_pictures(base: Base, class_word: str, count: int = 64, seed: int = 1_000_000) -> list[Image.Image]:
+    """What the base draws for the class word alone: DreamBooth's prior. Once per domain."""
+    return sample(base, [f"a photo of a {class_word}"] * count, seed=seed)
+
+
+def learn(method: Method, model: E4T, image: Image.Image, mask: Image.Image | None = None, prior: list[Image.Image] | None = None,
+          steps: int = 100, batch: int = 16, factor: float = 1.0, seed: int = 0) -> Iterator[dict]:
+    """As `personalize`: teach the model one picture, and yield the locals of every step. factor: on the method's learning rates."""
+    word = model.placeholder.class_word
+    data = show(model, image, mask, f"a photo of {method.subject.format(word)}")
+    beside = prepare(model, prior, [f"a photo of a {word}"] * len(prior), required=False) if method.prior else None
+    groups = [{"params": learned(model, part), "lr": lr * factor} for part, lr in method.learns.items()]
+    yield from tune(model, data, groups, steps, batch, {"l2": method.l2}, seed, prior=beside)

@@ -1,0 +1,155 @@
+"""The paper's claim as an experiment that could come out otherwise: every method on the same pictures, identity against steps and seconds."""
+import json
+import multiprocessing
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from . import DATA
+from .base import Base, load_base
+from .baselines import METHODS, begin, class_pictures, learn, stored_bytes
+from .evaluate import PROMPTS, Judge, interval, score
+from .sample import sample
+from .world import Scene, draw, identity
+
+FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # on a method's learning rates, in the search
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method learning one person (their number in the split), scored after each number of steps in `stops`."""
+    method: str
+    person: int
+    stops: tuple[int, ...]
+    domain: str = "face"
+    split: str = "held-out"
+    factor: float = 1.0
+    batch: int = 16
+    seed: int = 0
+    bf16: bool = False
+
+    def key(self, steps: int) -> dict:
+        return {k: v for k, v in asdict(self).items() if k != "stops"} | {"steps": steps}
+
+    def rows(self, base: Base, judge: Judge, prior: list | None, progress=lambda: None):
+        """Yields {key, scores, seconds of the steps alone, bytes, peak memory} at every stop."""
+        method, one, spent = METHODS[self.method], identity(self.domain, self.split, self.person), 0.0
+        image, _, mask = draw(one, Scene())
+        prompts = [prompt.format(method.subject.format(self.domain)) for _, prompt, _ in PROMPTS]
+        with begin(method, base, self.domain, DATA / f"e4t-{self.domain}") as model:
+            loop = learn(method, model, image, mask, prior, max(self.stops), self.batch, self.factor, self.seed)
+            for step in range(max(self.stops) + 1):
+                if step > 0:
+                    start = time.perf_counter()
+                    next(loop)
+                    spent += time.perf_counter() - start
+                    progress()
+                if step in self.stops:
+                    found = score(judge, sample(model, prompts, image, seed=self.seed + 100 * self.person), one)
+                    yield self.key(step) | {"seconds": round(spent, 2), **{k: round(v, 4) for k, v in found.items()},
+                                            "bytes": stored_bytes(method, model), "peak_megabytes": peak_megabytes()}
+
+
+def peak_megabytes() -> int | None:
+    """The most memory that this process has held so far; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
+
+
+def read_rows(path: Path) -> list[dict]:
+    """Rows of a JSON Lines file; a last line that a stopped run left half-written does not count."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            pass
+    return rows
+
+
+def _work(path: Path, runs: list[Run]):
+    """All runs of one method, in a process of its own, so that its peak memory is its own."""
+    first, base, judge = runs[0], load_base("toy"), Judge.from_pretrained()
+    with torch.autocast("cpu", torch.bfloat16, enabled=first.bf16, cache_enabled=False), \
+            tqdm(total=sum(max(run.stops) for run in runs), desc=f"{first.method}, steps", mininterval=5) as bar:
+        prior = class_pictures(base, first.domain) if METHODS[first.method].prior else None
+        for run in runs:
+            rows = list(run.rows(base, judge, prior, bar.update))
+            with open(path, "a") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def execute(path: Path, runs: list[Run]) -> list[dict]:
+    """Do those of `runs` that the JSON Lines file `path` does not hold yet, add their rows to it, and return the rows of all `runs`."""
+    def rows_of(runs, rows):
+        wanted = [run.key(step) for run in runs for step in run.stops]
+        return [row for row in rows if {k: row.get(k) for k in wanted[0]} in wanted] if wanted else []
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for method in dict.fromkeys(run.method for run in runs):
+        known = read_rows(path)
+        missing = [run for run in runs if run.method == method and len(rows_of([run], known)) < len(run.stops)]
+        if missing:
+            worker = multiprocessing.get_context("spawn").Process(target=_work, args=(path, missing))
+            worker.start()
+            worker.join()
+            if worker.exitcode:
+                raise ValueError(f"The run of {method} broke off with status {worker.exitcode}. What is finished stands in {path}; the same command goes on from there.")
+    return rows_of(runs, read_rows(path))
+
+
+def summarise(rows: list[dict]) -> dict:
+    """{method: {"steps": {n: {score: mean with its interval}}, bytes, peak memory, and when it reached E4T's identity at 10 steps}}."""
+    out = {}
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        steps = {n: [row for row in own if row["steps"] == n] for n in sorted({row["steps"] for row in own})}
+        out[method] = {"what": METHODS[method].what, "learns": METHODS[method].learns, "identities": len(steps[min(steps)]),
+                       "bytes": own[0]["bytes"], "peak_megabytes": max(row["peak_megabytes"] or 0 for row in own),
+                       "steps": {n: {k: interval([row[k] for row in found]) for k in ("identity", "identity_plain", "identity_background", "prompt", "seconds")}
+                                 for n, found in steps.items()}}
+    goal = out.get("E4T", {}).get("steps", {}).get(10)
+    for found in out.values() if goal else ():
+        reached = [n for n, at in found["steps"].items() if at["identity"]["mean"] >= goal["identity"]["mean"]]
+        found["reaches E4T at 10 steps"] = {"steps": reached[0], "seconds": found["steps"][reached[0]]["seconds"]["mean"],
+                                            "prompt": found["steps"][reached[0]]["prompt"]["mean"]} if reached else f"not within {max(found['steps'])} steps"
+    return out
+
+
+def summarise_search(rows: list[dict]) -> dict:
+    """{method: {"factor": {factor: identity and prompt}, "best": the learning rates whose mean of identity and prompt is highest}}."""
+    out = {}
+    for method in dict.fromkeys(row["method"] for row in rows):
+        tried = {factor: [row for row in rows if row["method"] == method and row["factor"] == factor] for factor in FACTORS}
+        found = {factor: {k: round(float(np.mean([row[k] for row in own])), 4) for k in ("identity", "prompt")} for factor, own in tried.items() if own}
+        best = max(found, key=lambda factor: sum(found[factor].values()))
+        out[method] = {"steps": max(row["steps"] for own in tried.values() for row in own), "factor": found,
+                       "best": {part: lr * best for part, lr in METHODS[method].learns.items()}}
+    return out
+
+
+def curves(summary: dict) -> Figure:
+    """Identity against steps and against seconds, and prompt score against steps; bands are 95 % intervals over identities."""
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=(13, 4), dpi=90, layout="constrained")
+    axes = figure.subplots(1, 3)
+    for axis, (across, up) in zip(axes, [("steps", "identity"), ("seconds", "identity"), ("steps", "prompt")]):
+        for method, found in summary.items():
+            at = found["steps"]
+            x = [max(n, 0.5) if across == "steps" else max(row["seconds"]["mean"], 0.5) for n, row in at.items()]
+            line, = axis.plot(x, [row[up]["mean"] for row in at.values()], marker="o", markersize=3, label=method, linewidth=2.5 if method == "E4T" else 1.3)
+            axis.fill_between(x, [row[up]["low"] for row in at.values()], [row[up]["high"] for row in at.values()], color=line.get_color(), alpha=0.12)
+        axis.set(xscale="log", xlabel=f"{across} (0 is drawn at 0.5)", ylabel=up, ylim=(0, 1.02))
+        axis.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    return figure

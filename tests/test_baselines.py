@@ -1,0 +1,78 @@
+import json
+
+import pytest
+import torch
+from test_offsets import run as forward
+
+from e4t_minimal import DATA
+from e4t_minimal.baselines import METHODS, RARE, begin, class_pictures, learn, learned, stored_bytes
+from e4t_minimal.bench import Run, curves, execute, read_rows, summarise, summarise_search
+
+
+@pytest.fixture(scope="module")
+def prior(base):
+    return class_pictures(base, "face", count=4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_learns_what_it_says_and_leaves_the_base_as_it_was(base, faces, prior, name):
+    before, weights = forward(base), {k: v.clone() for k, v in base.unet.state_dict().items()}
+    method = METHODS[name]
+    with begin(method, base, "face", DATA / "e4t-face") as model:
+        start = {part: [p.clone() for p in learned(model, part)] for part in method.learns}
+        words = [p.clone() for p in model.encoder.parameters()]
+        states = list(learn(method, model, faces[0][0], faces[0][2], prior, steps=2, batch=2))
+        assert [s["step"] for s in states] == [0, 1] and torch.isfinite(states[-1]["loss"])
+        for part, old in start.items():
+            assert old and any(not torch.equal(a, b) for a, b in zip(old, learned(model, part)))
+        assert "encoder" in method.learns or all(torch.equal(a, b) for a, b in zip(words, model.encoder.parameters()))
+        assert (states[-1]["loss"] > states[-1]["terms"]["loss"]) == method.prior  # the prior's loss is added
+    assert torch.equal(forward(base), before)
+    assert base.unet.state_dict().keys() == weights.keys() and not any(p.requires_grad for p in base.unet.parameters())
+
+
+def test_rare_word_is_one_that_no_caption_has(base):
+    assert len(base.tokenizer.encode(RARE, add_special_tokens=False)) == 1
+    with begin(METHODS["DreamBooth"], base, "face") as model:
+        ids = base.tokenizer.encode(RARE, add_special_tokens=False)
+        v, _ = model.embedding(torch.zeros(1, 0), torch.zeros(1, 0))
+        assert torch.allclose(v[0], base.text_encoder.get_input_embeddings().weight[ids[0]], atol=1e-6)
+
+
+def test_a_concept_takes_at_most_a_twentieth_of_the_unet(base):
+    unet = 2 * sum(p.numel() for p in base.unet.parameters())
+    with begin(METHODS["E4T"], base, "face", DATA / "e4t-face") as model:
+        assert stored_bytes(METHODS["E4T"], model) <= 0.05 * unet
+    with begin(METHODS["DreamBooth"], base, "face") as model:
+        assert stored_bytes(METHODS["DreamBooth"], model) == unet
+
+
+def test_runs_go_on_where_they_stopped(tmp_path):
+    path, run = tmp_path / "results" / "bench.jsonl", Run("Textual Inversion", 0, (0, 1), batch=2)
+    rows = execute(path, [run])
+    assert [row["steps"] for row in rows] == [0, 1] and rows[1]["seconds"] > 0 and 0 <= rows[0]["identity"] <= 1
+    with open(path, "a") as file:
+        file.write('{"method": "LoRA", "iden')  # killed while it wrote
+    stamp = path.read_text()
+    assert execute(path, [run]) == rows and path.read_text() == stamp  # nothing was done again
+    assert read_rows(path) == rows
+
+
+def made_up(method, steps, identity, who=(0, 1)):
+    scores = {"identity": identity, "identity_plain": identity, "identity_background": identity, "prompt": 0.9}
+    return [Run(method, i, (steps,)).key(steps) | scores | {"seconds": 0.1 * steps, "bytes": 10, "peak_megabytes": 5} for i in who]
+
+
+def test_summary_says_when_a_method_reaches_e4t():
+    rows = made_up("E4T", 0, 0.3) + made_up("E4T", 10, 0.7) + made_up("LoRA", 10, 0.4) + made_up("LoRA", 200, 0.75) + made_up("Textual Inversion", 200, 0.5)
+    found = summarise(rows)
+    assert found["LoRA"]["reaches E4T at 10 steps"]["steps"] == 200 and found["E4T"]["reaches E4T at 10 steps"]["steps"] == 10
+    assert found["Textual Inversion"]["reaches E4T at 10 steps"] == "not within 200 steps"
+    assert json.dumps(found) and len(curves(found).axes) == 3
+
+
+def test_search_takes_the_best_of_identity_and_prompt():
+    tried = [(0.3, 0.5, 0.9), (1.0, 0.7, 0.9), (3.0, 0.8, 0.2)]
+    rows = [row | {"factor": factor, "prompt": prompt} for factor, score, prompt in tried for row in made_up("LoRA", 50, score)]
+    found = summarise_search(rows)["LoRA"]
+    assert found["best"] == METHODS["LoRA"].learns and set(found["factor"]) == {0.3, 1.0, 3.0}

@@ -1,0 +1,33 @@
+import torch
+from conftest import disturb
+
+from e4t_minimal.regularizers import contrastive, embedding_l2, sparsity_l1, weight_cosine
+from e4t_minimal.train import _draw
+
+
+def test_values_by_hand():
+    assert embedding_l2(torch.tensor([[3.0, 4.0], [0.0, 0.0]])) == 12.5
+    assert sparsity_l1([torch.tensor([[1.0, -3.0]]), torch.zeros(2, 2)]) == 1.0
+    weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert weight_cosine([weight], [3 * weight]).abs() < 1e-6  # longer, but the same direction
+    assert torch.allclose(weight_cosine([weight], [-weight]), torch.tensor(2.0))
+
+
+def test_contrastive_wants_each_to_be_most_like_its_own():
+    prompts = torch.eye(4)
+    right, shuffled = contrastive(prompts, prompts), contrastive(prompts.roll(1, 0), prompts)
+    assert right < 1e-3 < 10 < shuffled
+    by_hand = -torch.log(torch.exp(torch.tensor(1 / 0.07)) / (torch.exp(torch.tensor(1 / 0.07)) + 3))  # the positive stands in the denominator too
+    assert torch.allclose(right, by_hand, atol=1e-6)
+
+
+def test_terms_are_switched_on_by_name_and_reach_what_they_are_about(model, data):
+    disturb(model.offsets)
+    torch.nn.init.normal_(model.encoder.join[-1].weight, std=0.1)
+    part, noise, t = _draw(model, data, 4, 0, 0)
+    terms = model.loss(part, noise, t, {"l2": 0.1, "contrastive": 0.2, "sparsity": 0.3, "cosine": 0.4})
+    total = terms["diffusion"] + 0.1 * terms["l2"] + 0.2 * terms["contrastive"] + 0.3 * terms["sparsity"] + 0.4 * terms["cosine"]
+    assert torch.allclose(terms["loss"], total) and min(terms[k] for k in ("l2", "contrastive", "sparsity", "cosine")) > 0
+    offset = next(iter(model.offsets.values()))
+    for name, where in {"contrastive": model.encoder.join[-1].weight, "sparsity": offset.rows.weight, "cosine": offset.rows.weight}.items():
+        assert torch.autograd.grad(terms[name], where, retain_graph=True)[0].any(), name
