@@ -21,6 +21,19 @@ def gallery(picture: Image.Image, rows: dict[str, list[Image.Image]], prompts: l
     return figure
 
 
+def grid(pictures: list[Image.Image], titles: list[str] | None = None, columns: int = 8) -> Figure:
+    """Pictures side by side, `columns` a row, each with its title over it."""
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure = plt.figure(figsize=(1.6 * columns, (1.95 if titles else 1.6) * rows), dpi=80, layout="constrained")
+    for axis, picture, title in zip(figure.subplots(rows, columns, squeeze=False, subplot_kw={"frame_on": False}).flat, pictures, titles or [""] * len(pictures)):
+        axis.imshow(picture, cmap="gray")
+        axis.set_title(fill(title, 20), fontsize=8)
+    for axis in figure.axes:
+        axis.set(xticks=[], yticks=[])
+    return figure
+
+
 MAP = {  # box: (x, y, what is written in it)
     "picture": (0.0, 1.6, "one picture\nof the concept"), "noisy": (0.0, 0.4, "the drawing so far\n(noise at first)"),
     "vision": (1.1, 1.6, "CLIP\nvision tower"), "features": (1.1, 0.4, "U-Net features"), "encoder": (2.1, 1.0, "encoder"), "word": (2.9, 1.0, "S*\na word"),

@@ -6,6 +6,8 @@ from PIL import Image
 from .base import Base, transparency
 from .model import E4T
 
+T_MIN = 300
+
 
 @torch.no_grad()
 def prepare(model: E4T, images: list[Image.Image], prompts: list[str], masks: list[Image.Image] | None = None, batch: int = 64,
@@ -30,13 +32,13 @@ def select(data: dict, rows: torch.Tensor) -> dict:
     return {k: v if v is None else v[rows] for k, v in data.items()}
 
 
-def _draw(model: E4T, data: dict, batch: int, seed: int, step: int) -> tuple[dict, torch.Tensor, torch.Tensor]:
-    """The batch of one step: rows, noise and timesteps (spread evenly, which makes small batches less noisy; our choice)."""
+def _draw(model: E4T, data: dict, batch: int, seed: int, step: int, t_min: int = 0) -> tuple[dict, torch.Tensor, torch.Tensor]:
+    """The batch of one step: rows, noise and timesteps from t_min up (spread evenly, which makes small batches less noisy; our choice)."""
     g = torch.Generator().manual_seed(seed * 1_000_003 + step)
     count, last = len(data["latents"]), model.base.scheduler.config.num_train_timesteps
     rows = torch.randint(count, (batch,), generator=g)
     noise = torch.randn((batch, *data["latents"].shape[1:]), generator=g)
-    t = ((torch.arange(batch) + torch.rand(batch, generator=g)) * last / batch).long()
+    t = (t_min + (torch.arange(batch) + torch.rand(batch, generator=g)) * (last - t_min) / batch).long()
     return select(data, rows.to(model.base.device)), noise.to(data["latents"]), t.to(model.base.device)
 
 
@@ -79,15 +81,15 @@ def learn_dictionary(model: E4T, data: dict, words: torch.Tensor, steps: int = 1
         yield dict(locals())
 
 
-def tune(model: E4T, data: dict, groups: list[dict], steps: int, batch: int, weights: dict[str, float], seed: int, validation: dict | None = None,
-         gap_every: int = 100, prior: dict | None = None):
+def tune(model: E4T, data: dict, groups: list[dict], steps: int, batch: int, weights: dict[str, float], seed: int, t_min: int = 0,
+         validation: dict | None = None, gap_every: int = 100, prior: dict | None = None):
     """The one training loop. groups: AdamW's, all that learns. weights: see `E4T.loss`. prior: prepared pictures of the class, learned beside (DreamBooth)."""
     optimizer, learned = torch.optim.AdamW(groups, weight_decay=0.0), [p for group in groups for p in group["params"]]
     for step in range(steps):
-        part, noise, t = _draw(model, data, batch, seed, step)
+        part, noise, t = _draw(model, data, batch, seed, step, t_min)
         model.encoder.train()
         terms = model.loss(part, noise, t, weights)
-        loss = terms["loss"] + (model.loss(*_draw(model, prior, batch, seed + 1, step), {})["loss"] if prior else 0.0)
+        loss = terms["loss"] + (model.loss(*_draw(model, prior, batch, seed + 1, step, t_min), {})["loss"] if prior else 0.0)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
@@ -108,18 +110,19 @@ def pretrain(model: E4T, data: dict, steps: int = 1000, batch: int = 24, lr: flo
     among them, every `gap_every` steps, `gap`: the conditioning gap on `validation`, a prepared set of other identities.
 
     weights: further terms of the loss by name (contrastive, sparsity, cosine; see `E4T.loss`)."""
-    yield from tune(model, data, _groups(model, lr, offsets_lr), steps, batch, {"l2": l2} | weights, seed, validation, gap_every)
+    yield from tune(model, data, _groups(model, lr, offsets_lr), steps, batch, {"l2": l2} | weights, seed, 0, validation, gap_every)
 
 
 def personalize(model: E4T, image: Image.Image, mask: Image.Image | None = None, prompt: str | None = None, steps: int = 15, batch: int = 16,
-                lr: float = 1e-3, offsets_lr: float = 1e-2, l2: float = 0.1, seed: int = 0, validation: dict | None = None, gap_every: int = 5):
+                lr: float = 3e-4, offsets_lr: float = 6e-2, l2: float = 0.1, seed: int = 0, t_min: int = T_MIN, validation: dict | None = None, gap_every: int = 5):
     """Phase 2, on ONE picture: the same loss under `batch` noises a step; encoder and (folded) offsets go on learning together.
 
+    t_min: the lowest timestep (of 1,000) to learn at. Who it is, is decided at high noise; below, one picture teaches only itself (our choice).
     mask: where the subject is ("L", white = subject; the paper uses one for faces); default: the picture's transparency, if it has any.
     The model is changed in place and `model.picture` is set. Yields the locals of every step, `gap` among them as in `pretrain`."""
     model.fold()
     data = show(model, image, mask, prompt)
-    yield from tune(model, data, _groups(model, lr, offsets_lr), steps, batch, {"l2": l2}, seed, validation, gap_every)
+    yield from tune(model, data, _groups(model, lr, offsets_lr), steps, batch, {"l2": l2}, seed, t_min, validation, gap_every)
 
 
 def show(model: E4T, image: Image.Image, mask: Image.Image | None = None, prompt: str | None = None) -> dict:
