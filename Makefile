@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lab install lint
+.PHONY: demo test lab notebooks install lint
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
@@ -19,6 +19,9 @@ test: install
 
 lab: install
 	$(BIN)/jupyter lab notebooks
+
+notebooks: install
+	$(BIN)/python notebooks/build.py all
 
 lint: install
 	$(BIN)/ruff check .

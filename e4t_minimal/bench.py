@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from tqdm import tqdm
 
 from . import DATA
@@ -18,6 +19,7 @@ from .evaluate import PROMPTS, Judge, interval, score
 from .sample import sample
 from .world import Scene, draw, identity
 
+KEPT = 6  # the first people's last pictures are kept, for galleries and the user study
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # on a method's learning rates, in the search
 
 
@@ -38,7 +40,7 @@ class Run:
         return {k: v for k, v in asdict(self).items() if k != "stops"} | {"steps": steps}
 
     def rows(self, base: Base, judge: Judge, prior: list | None, progress=lambda: None):
-        """Yields {key, scores, seconds of the steps alone, bytes, peak memory} at every stop."""
+        """Yields ({key, scores, seconds of the steps alone, bytes, peak memory}, pictures of PROMPTS) at every stop."""
         method, one, spent = METHODS[self.method], identity(self.domain, self.split, self.person), 0.0
         image, _, mask = draw(one, Scene())
         prompts = [prompt.format(method.subject.format(self.domain)) for _, prompt, _ in PROMPTS]
@@ -51,9 +53,9 @@ class Run:
                     spent += time.perf_counter() - start
                     progress()
                 if step in self.stops:
-                    found = score(judge, sample(model, prompts, image, seed=self.seed + 100 * self.person), one)
-                    yield self.key(step) | {"seconds": round(spent, 2), **{k: round(v, 4) for k, v in found.items()},
-                                            "bytes": stored_bytes(method, model), "peak_megabytes": peak_megabytes()}
+                    pictures = sample(model, prompts, image, seed=self.seed + 100 * self.person)
+                    found = {k: round(v, 4) for k, v in score(judge, pictures, one).items()}
+                    yield self.key(step) | {"seconds": round(spent, 2), **found, "bytes": stored_bytes(method, model), "peak_megabytes": peak_megabytes()}, pictures
 
 
 def peak_megabytes() -> int | None:
@@ -76,6 +78,21 @@ def read_rows(path: Path) -> list[dict]:
     return rows
 
 
+def strip(pictures: list[Image.Image]) -> Image.Image:
+    """64x64 pictures side by side."""
+    out = Image.new("RGB", (64 * len(pictures), 64))
+    for i, picture in enumerate(pictures):
+        out.paste(picture, (64 * i, 0))
+    return out
+
+
+def picture_path(path: Path, method: str, person: int) -> Path:
+    """Where a run's last pictures are kept, beside its rows in `path`."""
+    folder = path.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{method.replace(' ', '-')}-{person:02d}.jpg"
+
+
 def _work(path: Path, runs: list[Run]):
     """All runs of one method, in a process of its own, so that its peak memory is its own."""
     first, base, judge = runs[0], load_base("toy"), Judge.from_pretrained()
@@ -83,9 +100,11 @@ def _work(path: Path, runs: list[Run]):
             tqdm(total=sum(max(run.stops) for run in runs), desc=f"{first.method}, steps", mininterval=5) as bar:
         prior = class_pictures(base, first.domain) if METHODS[first.method].prior else None
         for run in runs:
-            rows = list(run.rows(base, judge, prior, bar.update))
+            found = list(run.rows(base, judge, prior, bar.update))
+            if run.person < KEPT and run.split == "held-out":
+                strip(found[-1][1]).save(picture_path(path, run.method, run.person), quality=92)
             with open(path, "a") as file:
-                file.write("".join(json.dumps(row) + "\n" for row in rows))
+                file.write("".join(json.dumps(row) + "\n" for row, _ in found))
 
 
 def execute(path: Path, runs: list[Run]) -> list[dict]:

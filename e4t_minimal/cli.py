@@ -14,6 +14,7 @@ from . import DATA
 app = typer.Typer(help="One picture of a new face becomes a word, S*, that a text-to-image model can draw.", no_args_is_help=True, pretty_exceptions_enable=False)
 Prompts = Annotated[list[str], typer.Option("--prompt", help="A prompt with S* in it; may be given several times.")]
 BaseName = Annotated[str | None, typer.Option("--base", help='"toy", a diffusers folder, or a hub id (default: the one the weights were made for).')]
+Bf16 = Annotated[bool, typer.Option(help="Half-precision products: faster on CPUs that have them, and a little different.")]
 Steps = Annotated[int, typer.Option(min=0, help="Steps of personalization.")]
 
 
@@ -151,8 +152,10 @@ def sample(concept: Path, prompt: Prompts = ("a photo of S*",), out: Path | None
 
 @command
 def evaluate(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] = 32, steps: str = "0,5,15", split: str = "held-out",
-             weights: Path | None = None, seed: int = 0, out: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None):
+             weights: Path | None = None, seed: int = 0, bf16: Bf16 = False,
+             out: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None):
     """Measure floor, ceiling, gap, and identity and prompt scores after each number of steps."""
+    import torch
     from tqdm import tqdm
 
     from .base import load_base
@@ -165,8 +168,10 @@ def evaluate(domain: str = "face", identities: Annotated[int, typer.Option(min=2
     if not re.fullmatch(r"\d+(,\d+)*", steps):
         raise ValueError(f"--steps takes whole numbers with commas, such as 0,5,15, not {steps!r}.")
     numbers = sorted({int(n) for n in steps.split(",")})
-    with tqdm(total=(1 + len(numbers)) * identities, desc="drawing") as bar:
-        report = measure(load_base("toy"), weights, domain, identities, numbers, split, seed, lambda subject: (bar.set_description(f"drawing {subject}"), bar.update()))
+    half = torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False)
+    with half, tqdm(total=(1 + len(numbers)) * identities, desc="drawing") as bar:
+        show = lambda subject: (bar.set_description(f"drawing {subject}"), bar.update())  # noqa: E731
+        report = {"bf16": bf16} | measure(load_base("toy"), weights, domain, identities, numbers, split, seed, show)
     typer.echo(json.dumps(report, indent=2))
     if out:
         with replacing(out) as new:
@@ -176,7 +181,7 @@ def evaluate(domain: str = "face", identities: Annotated[int, typer.Option(min=2
 @command
 def bench(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] = 16, quick: Annotated[bool, typer.Option(help="4 identities, few steps.")] = False,
           search: Annotated[bool, typer.Option(help="Try learning rates on validation identities instead.")] = False,
-          bf16: Annotated[bool, typer.Option(help="Half-precision products: faster on some CPUs.")] = False, seed: int = 0,
+          bf16: Bf16 = False, seed: int = 0,
           out: Annotated[Path, typer.Option(help="Folder for .jsonl, .json and .png.")] = Path("docs/results")):
     """E4T against Textual Inversion, DreamBooth and LoRA: identity after steps and seconds. Stopped runs go on where they were."""
     from .baselines import METHODS

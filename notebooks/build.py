@@ -1,7 +1,7 @@
 """Exercise cards, from one source: `exercises/NN.toml` -> the cards at the end of notebook NN, and `solutions/NN_solutions.ipynb`.
 
     python notebooks/build.py            # write the cards of all notebooks
-    python notebooks/build.py 01 02      # write those of 01 and 02, restart, run all, and save both with their solutions
+    python notebooks/build.py 01 02      # the same; then restart 01 and 02, run all, and save both with their solutions ("all": every one)
 
 A card has: title, difficulty (1-3), minutes, text, start (what the reader completes), check (prints "right", or "not yet" and why),
 hint, solution, why (one line after the solution) and, for the solutions notebook alone, setup (what the main notebook has defined by then).
@@ -15,6 +15,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 HERE = Path(__file__).parent
+REPOSITORY = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))["project"]["urls"]["Repository"]  # the one place where it stands
 MARK = "# NBVAL_CHECK_OUTPUT\n"
 
 
@@ -51,14 +52,33 @@ def solutions_of(number: str, title: str) -> list:
     return out
 
 
+def head_of(path: Path) -> tuple:
+    """The badge that opens this very notebook in Colab, and the cell that makes it run there."""
+    colab = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github")
+    badge = f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/blob/main/notebooks/{path.name})"
+    code = f"""# On Colab, fetch the project and install what is missing (never torch). Anywhere else this does nothing.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("e4t_minimal") is None:
+    subprocess.run(["git", "clone", "--quiet", "--depth", "1", "{REPOSITORY}", "e4t-minimal"], check=True)
+    subprocess.run([sys.executable, "e4t-minimal/notebooks/colab.py"], check=True)
+    sys.path.insert(0, "e4t-minimal")"""
+    return new_markdown_cell(badge, metadata={"tags": ["setup"]}), new_code_cell(code, metadata={"tags": ["setup"]})
+
+
 def build(path: Path) -> Path:
-    """Put the cards into one notebook, in the place of the old ones, and write its solutions, whose path is returned."""
+    """Put badge, set-up and cards into one notebook, in the place of the old ones, and write its solutions, whose path is returned."""
     number, book = path.name[:2], nbformat.read(path, 4)
-    mine = [i for i, cell in enumerate(book.cells) if "exercise" in cell.metadata.get("tags", [])]
-    old, new = {cell.source: cell for cell in book.cells}, cells_of(number)
-    place = mine[0] if mine else len(book.cells)
-    rest = [cell for i, cell in enumerate(book.cells) if i not in mine]
-    book.cells = rest[:place] + [old.get(cell.source, cell) for cell in new] + rest[place:]
+    old = {cell.source: cell for cell in book.cells}
+    text = [cell for cell in book.cells if "setup" not in cell.metadata.get("tags", [])]
+    mine = [i for i, cell in enumerate(text) if "exercise" in cell.metadata.get("tags", [])]
+    before, after = (text[:mine[0]], text[mine[-1] + 1:]) if mine else (text, [])
+    badge, setup = head_of(path)
+    first = next(i for i, cell in enumerate(before) if cell.cell_type == "code")
+    cells = [badge, *before[:first], setup, *before[first:], *cells_of(number), *after]
+    book.cells = [old.get(cell.source, cell) for cell in cells]  # an unchanged cell keeps its outputs
     nbformat.write(book, path)
     target = HERE / "solutions" / f"{path.stem}_solutions.ipynb"
     target.parent.mkdir(exist_ok=True)
@@ -83,5 +103,5 @@ def execute(path: Path):
 if __name__ == "__main__":
     for path in sorted(HERE.glob("[0-9][0-9]_*.ipynb")):
         solutions = build(path)
-        if path.name[:2] in sys.argv[1:]:
+        if {path.name[:2], "all"} & set(sys.argv[1:]):
             execute(path), execute(solutions)

@@ -2,11 +2,12 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from test_offsets import run as forward
 
 from e4t_minimal import DATA
 from e4t_minimal.baselines import METHODS, RARE, begin, class_pictures, learn, learned, stored_bytes
-from e4t_minimal.bench import Run, curves, execute, read_rows, summarise, summarise_search
+from e4t_minimal.bench import Run, curves, execute, picture_path, read_rows, summarise, summarise_search
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,7 @@ def test_runs_go_on_where_they_stopped(tmp_path):
     stamp = path.read_text()
     assert execute(path, [run]) == rows and path.read_text() == stamp  # nothing was done again
     assert read_rows(path) == rows
+    assert Image.open(picture_path(path, "Textual Inversion", 0)).size == (8 * 64, 64)
 
 
 def made_up(method, steps, identity, who=(0, 1)):

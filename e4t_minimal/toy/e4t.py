@@ -50,8 +50,8 @@ def fit(folder, domain: str = "face", steps: int = 400, dictionary_steps: int = 
 
     # without the cache: autocast would go on using the half-precision copies of weights that an optimizer has changed since
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16_is_faster(), cache_enabled=False):
-        celebrities, who = domain_pictures(model, domain, "named", 6000, 1, 0.8)
-        pictures_of_train, _ = domain_pictures(model, domain, "train", 6000, 1, 0.8)
+        celebrities, who = domain_pictures(model, domain, "named", 12000, 1, 0.8)
+        pictures_of_train, _ = domain_pictures(model, domain, "train", 6000, 1, 0.5)
         rows = [report("start", 0, gap=conditioning_gap(model, validation))]
         loop = learn_dictionary(model, celebrities, words_of(model, who), dictionary_steps, seed=seed)
         for state in tqdm(loop, total=dictionary_steps, desc="dictionary", mininterval=10):
