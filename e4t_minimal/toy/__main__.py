@@ -23,7 +23,7 @@ for _name, _steps in dict(clip=800, vae=3000, unet=6000, judge=1500).items():
     _command(_name, _steps)
 
 @app.command()
-def e4t(domain: str = "face", steps: int = 400, dictionary_steps: int = 1200, seed: int = 0, encoder: str = "e4t", offsets: str = "multiplicative",
+def e4t(domain: str = "face", steps: int = 200, dictionary_steps: int = 1000, seed: int = 0, encoder: str = "e4t", offsets: str = "multiplicative",
         levels: int | None = None, extra: list[str] = typer.Option([], help="A further term of the loss, as in contrastive=0.01."), folder: Path | None = None):
     """Pretrain E4T on a domain (phase 1), into runs/e4t-DOMAIN; other kinds of encoder, offsets and loss to compare with."""
     from .e4t import fit

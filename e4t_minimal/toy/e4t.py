@@ -32,7 +32,7 @@ def words_of(model: E4T, identities: list[dict]) -> torch.Tensor:
     return model.base.text_encoder.get_input_embeddings().weight[torch.tensor(ids)]
 
 
-def fit(folder, domain: str = "face", steps: int = 400, dictionary_steps: int = 1200, seed: int = 0, encoder: str = "e4t", offsets: str = "multiplicative",
+def fit(folder, domain: str = "face", steps: int = 200, dictionary_steps: int = 1000, seed: int = 0, encoder: str = "e4t", offsets: str = "multiplicative",
         levels: int | None = None, weights: dict[str, float] | None = None):
     """encoder, offsets, weights: other kinds and further terms of the loss, to be measured against the paper's. levels: see `Encoder.for_base`."""
     torch.manual_seed(seed)
@@ -50,13 +50,14 @@ def fit(folder, domain: str = "face", steps: int = 400, dictionary_steps: int = 
 
     # without the cache: autocast would go on using the half-precision copies of weights that an optimizer has changed since
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16_is_faster(), cache_enabled=False):
-        celebrities, who = domain_pictures(model, domain, "named", 12000, 1, 0.8)
+        celebrities, who = domain_pictures(model, domain, "named", 8000, 1, 0.8)
         pictures_of_train, _ = domain_pictures(model, domain, "train", 6000, 1, 0.5)
         rows = [report("start", 0, gap=conditioning_gap(model, validation))]
         loop = learn_dictionary(model, celebrities, words_of(model, who), dictionary_steps, seed=seed)
         for state in tqdm(loop, total=dictionary_steps, desc="dictionary", mininterval=10):
             if (state["step"] + 1) % 250 == 0:
                 rows.append(report("dictionary", state["step"] + 1, gap=conditioning_gap(model, validation), loss=state["loss"].item()))
+        model.save_pretrained(folder / "dictionary")  # so that `e4t evaluate --weights` can tell what the paper's loss adds
         loop = pretrain(model, pictures_of_train, steps, seed=seed, validation=validation, **(weights or {}))
         for state in tqdm(loop, total=steps, desc="pretrain", mininterval=10):
             if state["gap"] is not None:
