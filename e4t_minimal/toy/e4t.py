@@ -33,8 +33,9 @@ def words_of(model: E4T, identities: list[dict]) -> torch.Tensor:
 
 
 def fit(folder, domain: str = "face", steps: int = 200, dictionary_steps: int = 1000, seed: int = 0, encoder: str = "e4t", offsets: str = "multiplicative",
-        levels: int | None = None, weights: dict[str, float] | None = None):
-    """encoder, offsets, weights: other kinds and further terms of the loss, to be measured against the paper's. levels: see `Encoder.for_base`."""
+        levels: int | None = None, weights: dict[str, float] | None = None, resume: bool = False):
+    """encoder, offsets, weights: other kinds and further terms of the loss, to be measured against the paper's. levels: see `Encoder.for_base`.
+    resume: go on from the dictionary that an earlier run has saved."""
     torch.manual_seed(seed)
     base, begun = load_base("toy"), time.time()
     model = E4T(base, domain, encoder=ENCODERS[encoder].for_base(base, **({"levels": levels} if levels else {})), offsets=new_offsets(base.unet, offsets))
@@ -50,15 +51,21 @@ def fit(folder, domain: str = "face", steps: int = 200, dictionary_steps: int = 
 
     # without the cache: autocast would go on using the half-precision copies of weights that an optimizer has changed since
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16_is_faster(), cache_enabled=False):
-        celebrities, who = domain_pictures(model, domain, "named", 8000, 1, 0.8)
+        if resume:
+            rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+            rows, begun = [row for row in rows if row["phase"] != "pretrain"], begun - rows[-1]["seconds"]
+            model.encoder.load_state_dict(E4T.from_pretrained(folder / "dictionary", base).encoder.state_dict())
+            model = E4T(base, domain, encoder=model.encoder, offsets=model.offsets)
+        else:
+            celebrities, who = domain_pictures(model, domain, "named", 8000, 1, 0.8)
+            rows = [report("start", 0, gap=conditioning_gap(model, validation))]
+            loop = learn_dictionary(model, celebrities, words_of(model, who), dictionary_steps, seed=seed)
+            for state in tqdm(loop, total=dictionary_steps, desc="dictionary", mininterval=10):
+                if (state["step"] + 1) % 250 == 0:
+                    rows.append(report("dictionary", state["step"] + 1, gap=conditioning_gap(model, validation), loss=state["loss"].item()))
+            model.save_pretrained(folder / "dictionary")  # so that `e4t evaluate --weights` can tell what the paper's loss adds
         pictures_of_train, _ = domain_pictures(model, domain, "train", 6000, 1, 0.5)
-        rows = [report("start", 0, gap=conditioning_gap(model, validation))]
-        loop = learn_dictionary(model, celebrities, words_of(model, who), dictionary_steps, seed=seed)
-        for state in tqdm(loop, total=dictionary_steps, desc="dictionary", mininterval=10):
-            if (state["step"] + 1) % 250 == 0:
-                rows.append(report("dictionary", state["step"] + 1, gap=conditioning_gap(model, validation), loss=state["loss"].item()))
-        model.save_pretrained(folder / "dictionary")  # so that `e4t evaluate --weights` can tell what the paper's loss adds
-        loop = pretrain(model, pictures_of_train, steps, seed=seed, validation=validation, **(weights or {}))
+        loop = pretrain(model, pictures_of_train, steps, lr=3e-5, seed=seed, validation=validation, **(weights or {}))
         for state in tqdm(loop, total=steps, desc="pretrain", mininterval=10):
             if state["gap"] is not None:
                 rows.append(report("pretrain", state["step"] + 1, gap=state["gap"], loss=state["terms"]["loss"].item(), l2=state["terms"]["l2"].item()))
