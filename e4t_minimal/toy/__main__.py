@@ -1,4 +1,4 @@
-"""`python -m e4t_minimal.toy clip|vae|unet|judge|e4t|check|pack`: make the toy models again, from nothing, on a CPU."""
+"""`python -m e4t_minimal.toy clip|vae|unet|vision|judge|e4t|check|pack`: make the toy models again, from nothing, on a CPU."""
 import json
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def _command(name: str, steps: int):
     app.command(name)(command)
 
 
-for _name, _steps in dict(clip=800, vae=3000, unet=6000, judge=1500).items():
+for _name, _steps in dict(clip=800, vae=3000, unet=6000, vision=1500, judge=1500).items():
     _command(_name, _steps)
 
 @app.command()
