@@ -63,6 +63,7 @@ def begin(method: Method, base: Base, class_word: str, folder: str | Path | None
             base.unet.unload_lora()
         if before:
             base.unet.load_state_dict(before)
+        base.unet.zero_grad()
         base.unet.requires_grad_(False)
 
 

@@ -29,7 +29,7 @@ def test_a_method_learns_what_it_says_and_leaves_the_base_as_it_was(base, faces,
         assert "encoder" in method.learns or all(torch.equal(a, b) for a, b in zip(words, model.encoder.parameters()))
         assert (states[-1]["loss"] > states[-1]["terms"]["loss"]) == method.prior  # the prior's loss is added
     assert torch.equal(forward(base), before)
-    assert base.unet.state_dict().keys() == weights.keys() and not any(p.requires_grad for p in base.unet.parameters())
+    assert base.unet.state_dict().keys() == weights.keys() and not any(p.requires_grad or p.grad is not None for p in base.unet.parameters())
 
 
 def test_rare_word_is_one_that_no_caption_has(base):
