@@ -70,8 +70,7 @@ def begin(method: Method, base: Base, class_word: str, folder: str | Path | None
 def learned(model: E4T, part: str) -> list[torch.nn.Parameter]:
     """The parameters of one part of what a method learns."""
     unet = model.base.unet
-    return {"encoder": lambda: list(model.encoder.parameters()), "offsets": lambda: [p for o in model.offsets.values() for p in o.parameters()],
-            "unet": lambda: list(unet.parameters()), "lora": lambda: [p for name, p in unet.named_parameters() if "lora_" in name]}[part]()
+    return (model.parts() | {"unet": list(unet.parameters()), "lora": [p for name, p in unet.named_parameters() if "lora_" in name]})[part]
 
 
 def stored_bytes(method: Method, model: E4T) -> int:

@@ -1,5 +1,4 @@
 """The paper's claim as an experiment that could come out otherwise: every method on the same pictures, identity against steps and seconds."""
-import json
 import multiprocessing
 import sys
 import time
@@ -17,6 +16,7 @@ from .base import Base, load_base
 from .baselines import METHODS, begin, class_pictures, learn, stored_bytes
 from .evaluate import PROMPTS, Judge, interval, score
 from .sample import sample
+from .study import append_rows, read_rows
 from .world import Scene, draw, identity
 
 KEPT = 6  # the first people's last pictures are kept, for galleries and the user study
@@ -67,17 +67,6 @@ def peak_megabytes() -> int | None:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
 
 
-def read_rows(path: Path) -> list[dict]:
-    """Rows of a JSON Lines file; a last line that a stopped run left half-written does not count."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            pass
-    return rows
-
-
 def strip(pictures: list[Image.Image]) -> Image.Image:
     """64x64 pictures side by side."""
     out = Image.new("RGB", (64 * len(pictures), 64))
@@ -88,9 +77,7 @@ def strip(pictures: list[Image.Image]) -> Image.Image:
 
 def picture_path(path: Path, method: str, person: int) -> Path:
     """Where a run's last pictures are kept, beside its rows in `path`."""
-    folder = path.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{method.replace(' ', '-')}-{person:02d}.jpg"
+    return path.with_suffix("") / f"{method.replace(' ', '-')}-{person:02d}.jpg"
 
 
 def _work(path: Path, runs: list[Run]):
@@ -102,9 +89,19 @@ def _work(path: Path, runs: list[Run]):
         for run in runs:
             found = list(run.rows(base, judge, prior, bar.update))
             if run.person < KEPT and run.split == "held-out":
+                path.with_suffix("").mkdir(exist_ok=True)
                 strip(found[-1][1]).save(picture_path(path, run.method, run.person), quality=92)
-            with open(path, "a") as file:
-                file.write("".join(json.dumps(row) + "\n" for row, _ in found))
+            append_rows(path, [row for row, _ in found])
+
+
+def plan(domain: str, identities: int, quick: bool = False, search: bool = False, seed: int = 0, bf16: bool = False) -> list[Run]:
+    """The runs of `e4t bench`: the comparison, its quick form, or the search of learning rates on validation identities."""
+    if search:
+        return [Run(name, i, (15 if method.pretrained else 50,), domain, "validation", factor, seed=seed, bf16=bf16)
+                for name, method in METHODS.items() for factor in FACTORS for i in range(3)]
+    short, long = ((0, 5, 10), (10, 20)) if quick else ((0, 1, 2, 3, 5, 10, 15), (0, 10, 25, 50, 100, 200))
+    return [Run(name, i, short if method.pretrained else long, domain, seed=seed, bf16=bf16)
+            for name, method in METHODS.items() for i in range(4 if quick else identities)]
 
 
 def execute(path: Path, runs: list[Run]) -> list[dict]:

@@ -42,6 +42,14 @@ def replacing(path: Path):
         new.unlink(missing_ok=True)
 
 
+def write_report(report: dict, path: Path | None):
+    """Print a report, and write it if there is a path."""
+    typer.echo(json.dumps(report, indent=2))
+    if path:
+        with replacing(path) as new:
+            new.write_text(json.dumps(report, indent=2) + "\n")
+
+
 def load_picture(path: Path):
     """A PNG or JPEG of any kind as a PIL picture, RGB or RGBA; ValueError if it cannot be read or shows nothing."""
     import numpy as np
@@ -153,8 +161,7 @@ def sample(concept: Path, prompt: Prompts = ("a photo of S*",), out: Path | None
 @command
 def evaluate(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] = 32, steps: str = "0,5,15", split: str = "held-out",
              weights: Path | None = None, seed: int = 0, bf16: Bf16 = False, lr: float | None = None, offsets_lr: float | None = None, l2: float | None = None,
-             t_min: int | None = None, batch: int | None = None,
-             out: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None):
+             t_min: int | None = None, batch: int | None = None, out: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None):
     """Measure floor, ceiling, gap, and identity and prompt scores after each number of steps. --lr to --batch: as in `personalize`, whose defaults hold."""
     import torch
     from tqdm import tqdm
@@ -170,14 +177,10 @@ def evaluate(domain: str = "face", identities: Annotated[int, typer.Option(min=2
         raise ValueError(f"--steps takes whole numbers with commas, such as 0,5,15, not {steps!r}.")
     numbers = sorted({int(n) for n in steps.split(",")})
     how = {name: value for name, value in dict(lr=lr, offsets_lr=offsets_lr, l2=l2, t_min=t_min, batch=batch).items() if value is not None}
-    half = torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False)
-    with half, tqdm(total=(1 + len(numbers)) * identities, desc="drawing") as bar:
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False), tqdm(total=(1 + len(numbers)) * identities, desc="drawing") as bar:
         show = lambda subject: (bar.set_description(f"drawing {subject}"), bar.update())  # noqa: E731
         report = {"bf16": bf16} | measure(load_base("toy"), weights, domain, identities, numbers, split, seed, show, **how)
-    typer.echo(json.dumps(report, indent=2))
-    if out:
-        with replacing(out) as new:
-            new.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, out)
 
 
 @command
@@ -186,21 +189,12 @@ def bench(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] 
           bf16: Bf16 = False, seed: int = 0,
           out: Annotated[Path, typer.Option(help="Folder for .jsonl, .json and .png.")] = Path("docs/results")):
     """E4T against Textual Inversion, DreamBooth and LoRA: identity after steps and seconds. Stopped runs go on where they were."""
-    from .baselines import METHODS
-    from .bench import FACTORS, Run, curves, execute, summarise, summarise_search
+    from .bench import curves, execute, plan, summarise, summarise_search
 
-    if search:
-        runs = [Run(method, i, (15 if METHODS[method].pretrained else 50,), domain, "validation", factor, seed=seed, bf16=bf16)
-                for method in METHODS for factor in FACTORS for i in range(3)]
-        name, figures = f"search-{domain}", summarise_search(execute(out / f"search-{domain}.jsonl", runs))
-    else:
-        short, long = ((0, 5, 10), (10, 20)) if quick else ((0, 1, 2, 3, 5, 10, 15), (0, 10, 25, 50, 100, 200))
-        runs = [Run(method, i, short if METHODS[method].pretrained else long, domain, seed=seed, bf16=bf16)
-                for method in METHODS for i in range(4 if quick else identities)]
-        name = f"bench-{domain}-quick" if quick else f"bench-{domain}"
-        figures = summarise(execute(out / f"{name}.jsonl", runs))
+    name = f"search-{domain}" if search else f"bench-{domain}" + "-quick" * quick
+    rows = execute(out / f"{name}.jsonl", plan(domain, identities, quick, search, seed, bf16))
+    figures = summarise_search(rows) if search else summarise(rows)
+    if not search:
         with replacing(out / f"{name}.png") as new:
             curves(figures).savefig(new, format="png")
-    with replacing(out / f"{name}.json") as new:
-        new.write_text(json.dumps(figures, indent=2) + "\n")
-    typer.echo(json.dumps(figures, indent=2))
+    write_report(figures, out / f"{name}.json")

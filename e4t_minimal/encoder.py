@@ -15,9 +15,9 @@ class Encoder(nn.Module):
     """
     sees_noise = True  # it wants the U-Net's features of z_t
 
-    def __init__(self, vision_width: int, vision_layers: int, unet_width: int, word_width: int, width: int = 256, s: float = 0.1):
+    def __init__(self, vision_width: int, vision_layers: int, unet_width: int, word_width: int, width: int = 256, s: float = 0.1, blocks: int | None = None):
         super().__init__()
-        self.config = dict(vision_width=vision_width, vision_layers=vision_layers, unet_width=unet_width, word_width=word_width, width=width, s=s)
+        self.config = dict(vision_width=vision_width, vision_layers=vision_layers, unet_width=unet_width, word_width=word_width, width=width, s=s, blocks=blocks)
         self.s = s
         self.levels = nn.ModuleList(nn.Sequential(nn.LayerNorm(vision_width), nn.Linear(vision_width, width)) for _ in range(vision_layers))
         self.features = nn.Sequential(nn.LayerNorm(unet_width), nn.Linear(unet_width, width))
@@ -34,10 +34,11 @@ class Encoder(nn.Module):
         return self.s * self.join(torch.cat([seen, self.act(self.features(unet_features))], dim=-1))
 
     @classmethod
-    def for_base(cls, base: Base, levels: int | None = None, **options) -> "Encoder":
-        """levels: how many of the U-Net's blocks it sees, from the mid block upwards (default: all)."""
+    def for_base(cls, base: Base, blocks: int | None = None, **options) -> "Encoder":
+        """blocks: how many of the U-Net's blocks it sees, from the mid block upwards (default: all)."""
         vision, widths = base.vision.config, feature_widths(base.unet)
-        return cls(vision.hidden_size, vision.num_hidden_layers // 2, sum(widths[-(levels or len(widths)):]), base.text_encoder.config.hidden_size, **options)
+        seen = sum(widths[-(blocks or len(widths)):])
+        return cls(vision.hidden_size, vision.num_hidden_layers // 2, seen, base.text_encoder.config.hidden_size, blocks=blocks, **options)
 
     @staticmethod
     def view(base: Base, pixels: torch.Tensor) -> torch.Tensor:

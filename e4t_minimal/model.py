@@ -33,8 +33,12 @@ class E4T:
         self.offsets = add_offsets(base.unet, offsets)
         self.empty = base.text_encoder(self.placeholder.tokenize([""], required=False)).last_hidden_state  # (1, T, D)
 
+    def parts(self) -> dict[str, list]:
+        """What E4T trains: the parameters of {"encoder", "offsets"}."""
+        return {"encoder": list(self.encoder.parameters()), "offsets": [p for offset in self.offsets.values() for p in offset.parameters()]}
+
     def parameters(self) -> list:
-        return [*self.encoder.parameters(), *(p for offset in self.offsets.values() for p in offset.parameters())]
+        return sum(self.parts().values(), [])
 
     def fold(self):
         """Replace every offset by its rank-3 form: the same Delta, a hundredth of the numbers."""
@@ -74,16 +78,19 @@ class E4T:
         error = (seen["prediction"].float() - seen["target"].float()).square()
         if data.get("mask") is not None:  # the loss looks at the subject only
             error = error * data["mask"] / data["mask"].mean()
-        linears = attention_projections(self.base.unet).values()
-        ends = (data["ids"] == self.base.tokenizer.eos_token_id).int().argmax(-1)  # (B,): a prompt's embedding stands at its end
         regularizers = {
             "l2": lambda: embedding_l2(seen["offset"]),
-            "contrastive": lambda: contrastive(seen["embedding"], seen["hidden"][torch.arange(len(ends)), ends]),
+            "contrastive": lambda: contrastive(seen["embedding"], self._prompt_embeddings(data["ids"], seen["hidden"])),
             "sparsity": lambda: sparsity_l1([offset.delta() for offset in self.offsets.values()]),
-            "cosine": lambda: weight_cosine([linear.parametrizations.weight.original for linear in linears], [linear.weight for linear in linears]),
+            "cosine": lambda: weight_cosine(*zip(*((w.parametrizations.weight.original, w.weight) for w in attention_projections(self.base.unet).values()))),
         }
         terms = {"diffusion": error.mean()} | {name: regularizers[name]() for name in weights}
         return seen | terms | {"loss": terms["diffusion"] + sum(weight * terms[name] for name, weight in weights.items())}
+
+    def _prompt_embeddings(self, ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """(B, T) and (B, T, D) -> (B, D): what the text encoder says at the end of each prompt."""
+        ends = (ids == self.base.tokenizer.eos_token_id).int().argmax(-1)  # (B,)
+        return hidden[torch.arange(len(ends)), ends]
 
     def save_pretrained(self, folder: str | Path, **card):
         """Write e4t.json, encoder.safetensors (fp16), offsets.safetensors (folded) and the picture: beside, then renamed into place.
@@ -122,8 +129,7 @@ class E4T:
             offsets = unfold(load_file(folder / "offsets.safetensors"))
         except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"{folder} is damaged ({type(error).__name__}: {str(error).splitlines()[0][:120]}). Make or download it again.") from None
-        own = type(encoder).for_base(base).config
-        if any(encoder.config[name] != own[name] for name in ("vision_width", "vision_layers", "word_width") if name in own):
+        if encoder.config != type(encoder).for_base(base, **{k: v for k, v in encoder.config.items() if k in ("blocks", "width", "s")}).config:
             raise ValueError(f"{folder} was made for the base {config.get('base')!r}; {base.name!r} has other widths. Load it with the base it was made for.")
         picture = Image.open(folder / "picture.png").copy() if (folder / "picture.png").exists() else None
         return cls(base, config["class_word"], config["token"], encoder, offsets, picture)

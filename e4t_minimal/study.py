@@ -28,8 +28,24 @@ def order(trials: list[Trial], seed: int = 0) -> list[tuple[Trial, tuple[str, st
     return asked
 
 
-def read_votes(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+def read_rows(path: Path) -> list[dict]:
+    """Rows of a JSON Lines file; a line that a stopped program left half-written does not count."""
+    rows = []
+    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            pass
+    return rows
+
+
+def append_rows(path: Path, rows: list[dict]):
+    """Add rows to a JSON Lines file, on a line of their own even if the last one was left half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("" if whole else "\n")
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
 class Study:
@@ -37,7 +53,7 @@ class Study:
 
     def __init__(self, trials: list[Trial], votes: str | Path, voter: str, seed: int = 0):
         self.path, self.voter = Path(votes), voter
-        done = {(v["person"], v["prompt"], frozenset((v["left"], v["right"]))) for v in read_votes(self.path) if v["voter"] == voter}
+        done = {(v["person"], v["prompt"], frozenset((v["left"], v["right"]))) for v in read_rows(self.path) if v["voter"] == voter}
         self.left = [(trial, pair) for trial, pair in order(trials, seed) if (trial.person, trial.prompt, frozenset(pair)) not in done]
 
     def vote(self, choice: str, **more):
@@ -46,9 +62,7 @@ class Study:
             raise ValueError(f"A vote is 'left', 'right' or 'neither', not {choice!r}.")
         trial, (left, right) = self.left.pop(0)
         row = {"voter": self.voter, "person": trial.person, "prompt": trial.prompt, "left": left, "right": right, "choice": choice, "time": time.time(), **more}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_rows(self.path, [row])
 
     def sheet(self, size: int = 160) -> Image.Image:
         """The question at hand as one picture: the person, then left and right."""

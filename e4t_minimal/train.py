@@ -6,7 +6,7 @@ from PIL import Image
 from .base import Base, transparency
 from .model import E4T
 
-T_MIN = 300
+T_MIN = 300  # of 1,000: the lowest timestep that one picture is learned at
 
 
 @torch.no_grad()
@@ -71,6 +71,7 @@ def learn_dictionary(model: E4T, data: dict, words: torch.Tensor, steps: int = 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
     for step in range(steps):
         part, noise, t = _draw(model, data | {"words": words}, batch, seed, step)
+        model.encoder.train()
         z_t, _ = model.base.noisy(part["latents"], noise, t)
         embedding, offset = model.embedding(part["view"], model.features(z_t, t))
         loss = (embedding - part["words"]).square().sum(-1).mean()
@@ -78,6 +79,7 @@ def learn_dictionary(model: E4T, data: dict, words: torch.Tensor, steps: int = 1
         loss.backward()
         optimizer.step()
         schedule.step()
+        model.encoder.eval()
         yield dict(locals())
 
 
@@ -100,11 +102,10 @@ def tune(model: E4T, data: dict, groups: list[dict], steps: int, batch: int, wei
 
 
 def _groups(model: E4T, lr: float, offsets_lr: float) -> list[dict]:
-    return [{"params": list(model.encoder.parameters()), "lr": lr},
-            {"params": [p for offset in model.offsets.values() for p in offset.parameters()], "lr": offsets_lr}]
+    return [{"params": model.parts()["encoder"], "lr": lr}, {"params": model.parts()["offsets"], "lr": offsets_lr}]
 
 
-def pretrain(model: E4T, data: dict, steps: int = 1000, batch: int = 24, lr: float = 1e-4, offsets_lr: float = 1e-3, l2: float = 0.01, seed: int = 0,
+def pretrain(model: E4T, data: dict, steps: int = 1000, batch: int = 24, lr: float = 3e-5, offsets_lr: float = 1e-3, l2: float = 0.01, seed: int = 0,
              validation: dict | None = None, gap_every: int = 100, **weights: float):
     """Phase 1, on many pictures of one domain: encoder and offsets learn, the base is frozen. Yields the locals of every step;
     among them, every `gap_every` steps, `gap`: the conditioning gap on `validation`, a prepared set of other identities.

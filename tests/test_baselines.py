@@ -7,7 +7,9 @@ from test_offsets import run as forward
 
 from e4t_minimal import DATA
 from e4t_minimal.baselines import METHODS, RARE, begin, class_pictures, learn, learned, stored_bytes
-from e4t_minimal.bench import Run, curves, execute, picture_path, read_rows, summarise, summarise_search
+from e4t_minimal.bench import Run, curves, execute, picture_path, plan, summarise, summarise_search
+from e4t_minimal.model import E4T
+from e4t_minimal.train import personalize
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +58,21 @@ def test_runs_go_on_where_they_stopped(tmp_path):
         file.write('{"method": "LoRA", "iden')  # killed while it wrote
     stamp = path.read_text()
     assert execute(path, [run]) == rows and path.read_text() == stamp  # nothing was done again
-    assert read_rows(path) == rows
     assert Image.open(picture_path(path, "Textual Inversion", 0)).size == (8 * 64, 64)
+
+
+def test_e4t_of_the_comparison_is_personalize(base, faces):
+    with begin(METHODS["E4T"], base, "face", DATA / "e4t-face") as model:
+        ours = [s["loss"].item() for s in learn(METHODS["E4T"], model, faces[0][0], faces[0][2], steps=3, batch=4)]
+    model = E4T.from_pretrained(DATA / "e4t-face", base)
+    assert ours == pytest.approx([s["loss"].item() for s in personalize(model, faces[0][0], faces[0][2], steps=3, batch=4)], rel=1e-5)
+    model.detach()
+
+
+def test_plan_gives_every_method_the_same_people_and_searches_elsewhere():
+    runs = plan("face", 16)
+    assert {name: [run.person for run in runs if run.method == name] for name in METHODS} == {name: list(range(16)) for name in METHODS}
+    assert {run.split for run in runs} == {"held-out"} and {run.split for run in plan("face", 16, search=True)} == {"validation"}
 
 
 def made_up(method, steps, identity, who=(0, 1)):

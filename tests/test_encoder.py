@@ -64,12 +64,22 @@ def test_every_encoder_starts_as_the_class_word_and_learns(base, faces, tmp_path
     again.detach()
 
 
-def test_fewer_levels_of_the_unet(base):
+def test_fewer_blocks_of_the_unet(base):
     widths = feature_widths(base.unet)
-    encoder = Encoder.for_base(base, levels=1)
+    encoder = Encoder.for_base(base, blocks=1)
     torch.nn.init.normal_(encoder.join[-1].weight)
     assert encoder.config["unet_width"] == widths[-1] < Encoder.for_base(base).config["unet_width"] == sum(widths)
     cls_tokens, features = torch.randn(1, 3, base.vision.config.hidden_size), torch.randn(1, sum(widths))
     changed = features.clone()
     changed[:, :-widths[-1]] = 0  # what the other blocks say does not matter
     assert torch.equal(encoder(cls_tokens, features), encoder(cls_tokens, changed))
+
+
+def test_an_encoder_for_another_unet_is_refused(base, tmp_path):
+    config = Encoder.for_base(base).config
+    E4T(base, "face", encoder=Encoder(**config | {"unet_width": config["unet_width"] + 8})).save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="other widths"):
+        E4T.from_pretrained(tmp_path / "other", base)
+    E4T(base, "face", encoder=Encoder.for_base(base, blocks=2, s=0.3)).save_pretrained(tmp_path / "own")
+    assert E4T.from_pretrained(tmp_path / "own", base).encoder.config["blocks"] == 2
+    E4T(base, "face").detach()

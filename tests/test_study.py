@@ -2,7 +2,7 @@
 import pytest
 from PIL import Image
 
-from e4t_minimal.study import Study, Trial, order, read_votes, win_rates
+from e4t_minimal.study import Study, Trial, append_rows, order, read_rows, win_rates
 
 RED, BLUE = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")
 TRIALS = [Trial(f"person {i}", "a photo of S*", RED, {"E4T": RED, "LoRA": BLUE, "DreamBooth": BLUE}) for i in range(6)]
@@ -22,7 +22,7 @@ def test_votes_survive_a_restart(tmp_path):
     again = Study(TRIALS, tmp_path / "votes.jsonl", "synthetic voter")
     assert len(again.left) == 13 and again.left == study.left
     assert len(Study(TRIALS, tmp_path / "votes.jsonl", "somebody else").left) == 18
-    assert all(vote["synthetic"] for vote in read_votes(tmp_path / "votes.jsonl"))
+    assert all(vote["synthetic"] for vote in read_rows(tmp_path / "votes.jsonl"))
     with pytest.raises(ValueError, match="not 'middle'"):
         study.vote("middle")
 
@@ -35,7 +35,7 @@ def test_the_page_hides_methods_and_counts_down(tmp_path):
     assert bytes(shown.value).startswith(b"\x89PNG")
     for _ in range(3):
         buttons.children[0].click()
-    assert "all" in question.value and all(button.disabled for button in buttons.children) and len(read_votes(tmp_path / "votes.jsonl")) == 3
+    assert "all" in question.value and all(button.disabled for button in buttons.children) and len(read_rows(tmp_path / "votes.jsonl")) == 3
 
 
 def test_win_rates():
@@ -45,3 +45,11 @@ def test_win_rates():
     assert found["E4T"]["low"] == pytest.approx(0.598, abs=0.001) and found["E4T"]["high"] == pytest.approx(0.858, abs=0.001)  # Wilson's, by hand
     assert win_rates([{"left": "E4T", "right": "LoRA", "choice": "neither"}])["E4T"]["wins"] == 0.5
     assert win_rates([]) == {}
+
+
+def test_a_half_written_line_costs_that_line_only(tmp_path):
+    path = tmp_path / "votes.jsonl"
+    path.write_text('{"a": 1}\n{"a": ')
+    append_rows(path, [{"a": 2}, {"a": 3}])
+    append_rows(path, [{"a": 4}])
+    assert read_rows(path) == [{"a": 1}, {"a": 2}, {"a": 3}, {"a": 4}]

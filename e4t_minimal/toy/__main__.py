@@ -1,4 +1,4 @@
-"""`python -m e4t_minimal.toy clip|vae|unet|vision|judge|e4t|check|pack`: make the toy models again, from nothing, on a CPU."""
+"""`python -m e4t_minimal.toy clip|vae|unet|judge|e4t|check|pack`: make the toy models again, from nothing, on a CPU."""
 import json
 from pathlib import Path
 
@@ -19,12 +19,12 @@ def _command(name: str, steps: int):
     app.command(name)(command)
 
 
-for _name, _steps in dict(clip=800, vae=3000, unet=6000, vision=1500, judge=1500).items():
+for _name, _steps in dict(clip=800, vae=3000, unet=6000, judge=1500).items():
     _command(_name, _steps)
 
 @app.command()
 def e4t(domain: str = "face", steps: int = 200, dictionary_steps: int = 1000, seed: int = 0, encoder: str = "e4t", offsets: str = "multiplicative",
-        levels: int | None = None, extra: list[str] = typer.Option([], help="A further term of the loss, as in contrastive=0.01."), folder: Path | None = None,
+        blocks: int | None = None, extra: list[str] = typer.Option([], help="A further term of the loss, as in contrastive=0.01."), folder: Path | None = None,
         resume: bool = False):
     """Pretrain E4T on a domain (phase 1), into runs/e4t-DOMAIN; other kinds of encoder, offsets and loss to compare with."""
     from .e4t import fit
@@ -32,7 +32,7 @@ def e4t(domain: str = "face", steps: int = 200, dictionary_steps: int = 1000, se
     folder = folder or RUNS / f"e4t-{domain}"
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: float(weight) for name, _, weight in (term.partition("=") for term in extra)}
-    (folder / "report.json").write_text(json.dumps(fit(folder, domain, steps, dictionary_steps, seed, encoder, offsets, levels, weights, resume), indent=2))
+    (folder / "report.json").write_text(json.dumps(fit(folder, domain, steps, dictionary_steps, seed, encoder, offsets, blocks, weights, resume), indent=2))
 
 
 @app.command()
