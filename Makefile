@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lab notebooks install lint
+.PHONY: demo test mutants lab notebooks install lint
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
@@ -16,6 +16,9 @@ demo: install
 test: install
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg -x notebooks
+
+mutants: install
+	$(BIN)/python tests/mutants.py
 
 lab: install
 	$(BIN)/jupyter lab notebooks

@@ -37,6 +37,15 @@ def test_loss_is_diffusion_plus_weighted_l2_of_the_offset(model, data):
     assert torch.allclose(terms["l2"], embedding_l2(terms["embedding"] - model.placeholder.class_embedding))
 
 
+def test_noise_and_target_agree(base):
+    x, noise, t = torch.randn(3, 8, 16, 16), torch.randn(3, 8, 16, 16), torch.tensor([0, 500, 999])
+    z_t, v = base.noisy(x, noise, t)
+    kept = base.scheduler.alphas_cumprod[t].sqrt()[:, None, None, None]
+    lost = (1 - kept**2).sqrt()
+    assert torch.allclose(z_t, kept * x + lost * noise, atol=1e-5)
+    assert torch.allclose(kept * z_t - lost * v, x, atol=1e-4)  # from what the U-Net should say, the picture comes back
+
+
 def test_mask_takes_the_background_out_of_the_loss(model, faces):
     images, masks = [i for i, _, _ in faces], [m for _, _, m in faces]
     data = prepare(model, images, ["a photo of S*"] * 4, masks)
