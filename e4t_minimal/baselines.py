@@ -11,7 +11,7 @@ from .base import Base
 from .encoder import Word
 from .model import E4T
 from .sample import sample
-from .train import T_MIN, prepare, show, tune
+from .train import OUTSIDE, T_MIN, prepare, show, tune
 
 RARE = "x"  # DreamBooth's rare token: a word that the toy base has met in no caption
 
@@ -26,11 +26,12 @@ class Method:
     pretrained: bool = False
     subject: str = "S*"
     prior: bool = False
-    l2: float = 0.0
+    terms: tuple = ()  # further terms of the loss, (name, weight)
 
 
 METHODS = {
-    "E4T": Method("encoder and folded offsets, from the domain's weights", {"encoder": 3e-4, "offsets": 6e-2}, pretrained=True, l2=0.1),
+    "E4T": Method("encoder and folded offsets, from the domain's weights", {"encoder": 3e-4, "offsets": 6e-2}, pretrained=True,
+                  terms=(("l2", 0.1), ("outside", OUTSIDE))),
     "Textual Inversion": Method("the embedding of S*, from the class word's", {"encoder": 1e-2}),
     "DreamBooth": Method("the whole U-Net, for a rare word; pictures of the class beside", {"unet": 1e-4}, subject="S* {}", prior=True),
     "LoRA": Method("rank 4 beside every attention projection, for a rare word", {"lora": 1e-3}, subject="S* {}"),
@@ -90,4 +91,4 @@ def learn(method: Method, model: E4T, image: Image.Image, mask: Image.Image | No
     data = show(model, image, mask, f"a photo of {method.subject.format(word)}")
     beside = prepare(model, prior, [f"a photo of a {word}"] * len(prior), required=False) if method.prior else None
     groups = [{"params": learned(model, part), "lr": lr * factor} for part, lr in method.learns.items()]
-    yield from tune(model, data, groups, steps, batch, {"l2": method.l2}, seed, T_MIN, prior=beside)
+    yield from tune(model, data, groups, steps, batch, dict(method.terms), seed, T_MIN, prior=beside)

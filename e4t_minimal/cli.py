@@ -160,8 +160,9 @@ def sample(concept: Path, prompt: Prompts = ("a photo of S*",), out: Path | None
 
 @command
 def evaluate(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] = 32, steps: str = "0,5,15", split: str = "held-out",
-             weights: Path | None = None, seed: int = 0, bf16: Bf16 = False, lr: float | None = None, offsets_lr: float | None = None, l2: float | None = None,
-             t_min: int | None = None, batch: int | None = None, out: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None):
+             weights: Path | None = None, seed: int = 0, bf16: Bf16 = False, lr: float | None = None, offsets_lr: float | None = None,
+             l2: float | None = None, outside: float | None = None, t_min: int | None = None, batch: int | None = None,
+             out: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None):
     """Measure floor, ceiling, gap, and identity and prompt scores after each number of steps. --lr to --batch: as in `personalize`, whose defaults hold."""
     import torch
     from tqdm import tqdm
@@ -176,7 +177,7 @@ def evaluate(domain: str = "face", identities: Annotated[int, typer.Option(min=2
     if not re.fullmatch(r"\d+(,\d+)*", steps):
         raise ValueError(f"--steps takes whole numbers with commas, such as 0,5,15, not {steps!r}.")
     numbers = sorted({int(n) for n in steps.split(",")})
-    how = {name: value for name, value in dict(lr=lr, offsets_lr=offsets_lr, l2=l2, t_min=t_min, batch=batch).items() if value is not None}
+    how = {name: value for name, value in dict(lr=lr, offsets_lr=offsets_lr, l2=l2, outside=outside, t_min=t_min, batch=batch).items() if value is not None}
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False), tqdm(total=(1 + len(numbers)) * identities, desc="drawing") as bar:
         show = lambda subject: (bar.set_description(f"drawing {subject}"), bar.update())  # noqa: E731
         report = {"bf16": bf16} | measure(load_base("toy"), weights, domain, identities, numbers, split, seed, show, **how)

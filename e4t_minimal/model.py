@@ -13,7 +13,7 @@ from .base import Base
 from .encoder import ENCODERS, Encoder, encoder_half
 from .offsets import add_offsets, attention_projections, fold, remove_offsets, unfold
 from .placeholder import Placeholder
-from .regularizers import contrastive, embedding_l2, sparsity_l1, weight_cosine
+from .regularizers import contrastive, embedding_l2, outside_change, sparsity_l1, weight_cosine
 
 FILES = ("e4t.json", "encoder.safetensors", "offsets.safetensors", "picture.png")
 
@@ -73,13 +73,15 @@ class E4T:
     def loss(self, data: dict, noise: torch.Tensor, t: torch.Tensor, weights: dict[str, float], view: torch.Tensor | None = None) -> dict:
         """Diffusion loss + the sum of weight * regularizer; the paper's weights are {"l2": 0.01} and, on one picture, {"l2": 0.1}.
 
-        data: latents (B, C, h, w), view, ids (B, T), mask (B, 1, h, w) or None. Other names: contrastive, sparsity, cosine."""
+        data: latents (B, C, h, w), view, ids (B, T), mask (B, 1, h, w) or None; for the term "outside", 0 without it, also before (B, C, h, w), an earlier prediction.
+        Other names: contrastive, sparsity, cosine."""
         seen = self.predict(data, noise, t, view)
         error = (seen["prediction"].float() - seen["target"].float()).square()
         if data.get("mask") is not None:  # the loss looks at the subject only
             error = error * data["mask"] / data["mask"].mean()
         regularizers = {
             "l2": lambda: embedding_l2(seen["offset"]),
+            "outside": lambda: outside_change(seen["prediction"], data["before"], data["mask"]) if "before" in data else error.new_zeros(()),
             "contrastive": lambda: contrastive(seen["embedding"], self._prompt_embeddings(data["ids"], seen["hidden"])),
             "sparsity": lambda: sparsity_l1([offset.delta() for offset in self.offsets.values()]),
             "cosine": lambda: weight_cosine(*zip(*((w.parametrizations.weight.original, w.weight) for w in attention_projections(self.base.unet).values()))),

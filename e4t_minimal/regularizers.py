@@ -1,4 +1,4 @@
-"""Small functions, each one term of a loss. The paper's is `embedding_l2`; the others are alternatives to measure."""
+"""Small functions, each one term of a loss. The paper's is `embedding_l2`, ours `outside_change`; the others are alternatives to measure."""
 import torch
 import torch.nn.functional as F
 
@@ -8,6 +8,14 @@ def embedding_l2(offset: torch.Tensor) -> torch.Tensor:
 
     On the offset and not on v* whole: that would pull S* to zero and away from its class word (our choice; re-implementations differ)."""
     return offset.float().square().sum(-1).mean()
+
+
+def outside_change(prediction: torch.Tensor, before: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Our choice: how far the U-Net's prediction (B, C, h, w) has moved from what it was, where the mask (B, 1, h, w) does not look -> scalar.
+
+    One picture has one ground. Without this, photos of S* all get nearly that ground, though the loss never looks at it."""
+    outside = 1 - mask
+    return ((prediction - before).float().square() * outside).mean() / outside.mean().clamp(min=1e-6)
 
 
 def contrastive(embeddings: torch.Tensor, prompts: torch.Tensor, temperature: float = 0.07) -> torch.Tensor:

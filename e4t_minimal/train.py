@@ -7,6 +7,7 @@ from .base import Base, transparency
 from .model import E4T
 
 T_MIN = 300  # of 1,000: the lowest timestep that one picture is learned at
+OUTSIDE = 6.0  # weight of what happens outside the mask, see `personalize`
 
 
 @torch.no_grad()
@@ -86,9 +87,11 @@ def learn_dictionary(model: E4T, data: dict, words: torch.Tensor, steps: int = 1
 def tune(model: E4T, data: dict, groups: list[dict], steps: int, batch: int, weights: dict[str, float], seed: int, t_min: int = 0,
          validation: dict | None = None, gap_every: int = 100, prior: dict | None = None):
     """The one training loop. groups: AdamW's, all that learns. weights: see `E4T.loss`. prior: prepared pictures of the class, learned beside (DreamBooth)."""
+    before = predictions(model, data, steps, batch, seed, t_min) if weights.get("outside") and data["mask"] is not None else None
     optimizer, learned = torch.optim.AdamW(groups, weight_decay=0.0), [p for group in groups for p in group["params"]]
     for step in range(steps):
         part, noise, t = _draw(model, data, batch, seed, step, t_min)
+        part |= {"before": before[step]} if before else {}
         model.encoder.train()
         terms = model.loss(part, noise, t, weights)
         loss = terms["loss"] + (model.loss(*_draw(model, prior, batch, seed + 1, step, t_min), {})["loss"] if prior else 0.0)
@@ -99,6 +102,12 @@ def tune(model: E4T, data: dict, groups: list[dict], steps: int, batch: int, wei
         model.encoder.eval()
         gap = conditioning_gap(model, validation) if validation and (step + 1) % gap_every == 0 else None
         yield dict(locals())
+
+
+@torch.no_grad()
+def predictions(model: E4T, data: dict, steps: int, batch: int, seed: int, t_min: int) -> list[torch.Tensor]:
+    """What the U-Net says now, (batch, C, h, w) each, at the noises that `steps` steps of training are going to draw."""
+    return [model.predict(*_draw(model, data, batch, seed, step, t_min))["prediction"] for step in range(steps)]
 
 
 def _groups(model: E4T, lr: float, offsets_lr: float) -> list[dict]:
@@ -115,15 +124,17 @@ def pretrain(model: E4T, data: dict, steps: int = 1000, batch: int = 24, lr: flo
 
 
 def personalize(model: E4T, image: Image.Image, mask: Image.Image | None = None, prompt: str | None = None, steps: int = 15, batch: int = 16,
-                lr: float = 3e-4, offsets_lr: float = 6e-2, l2: float = 0.1, seed: int = 0, t_min: int = T_MIN, validation: dict | None = None, gap_every: int = 5):
+                lr: float = 3e-4, offsets_lr: float = 6e-2, l2: float = 0.1, outside: float = OUTSIDE, seed: int = 0, t_min: int = T_MIN,
+                validation: dict | None = None, gap_every: int = 5):
     """Phase 2, on ONE picture: the same loss under `batch` noises a step; encoder and (folded) offsets go on learning together.
 
     t_min: the lowest timestep (of 1,000) to learn at. Who it is, is decided at high noise; below, one picture teaches only itself (our choice).
+    outside: weight of `outside_change`, where a mask says what the loss does not look at (our choice; 0 to do without).
     mask: where the subject is ("L", white = subject; the paper uses one for faces); default: the picture's transparency, if it has any.
     The model is changed in place and `model.picture` is set. Yields the locals of every step, `gap` among them as in `pretrain`."""
     model.fold()
     data = show(model, image, mask, prompt)
-    yield from tune(model, data, _groups(model, lr, offsets_lr), steps, batch, {"l2": l2}, seed, t_min, validation, gap_every)
+    yield from tune(model, data, _groups(model, lr, offsets_lr), steps, batch, {"l2": l2, "outside": outside}, seed, t_min, validation, gap_every)
 
 
 def show(model: E4T, image: Image.Image, mask: Image.Image | None = None, prompt: str | None = None) -> dict:
