@@ -1,4 +1,4 @@
-"""`python -m e4t_minimal.toy clip|vae|unet|judge|e4t|check|pack`: make the toy models again, from nothing, on a CPU."""
+"""`python -m e4t_minimal.toy clip|vae|unet|judge|e4t|check|ablate|pack`: make the toy models again, from nothing, on a CPU."""
 import json
 from pathlib import Path
 
@@ -24,15 +24,15 @@ for _name, _steps in dict(clip=800, vae=3000, unet=6000, judge=1500).items():
 
 @app.command()
 def e4t(domain: str = "face", steps: int = 200, dictionary_steps: int = 1000, seed: int = 0, encoder: str = "e4t", offsets: str = "multiplicative",
-        blocks: int | None = None, extra: list[str] = typer.Option([], help="A further term of the loss, as in contrastive=0.01."), folder: Path | None = None,
-        resume: bool = False):
+        blocks: int | None = None, s: float | None = None, extra: list[str] = typer.Option([], help="A further term of the loss, as in contrastive=0.01."),
+        folder: Path | None = None, resume: bool = False):
     """Pretrain E4T on a domain (phase 1), into runs/e4t-DOMAIN; other kinds of encoder, offsets and loss to compare with."""
     from .e4t import fit
 
     folder = folder or RUNS / f"e4t-{domain}"
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: float(weight) for name, _, weight in (term.partition("=") for term in extra)}
-    (folder / "report.json").write_text(json.dumps(fit(folder, domain, steps, dictionary_steps, seed, encoder, offsets, blocks, weights, resume), indent=2))
+    (folder / "report.json").write_text(json.dumps(fit(folder, domain, steps, dictionary_steps, seed, encoder, offsets, blocks, s, weights, resume), indent=2))
 
 
 @app.command()
@@ -43,6 +43,15 @@ def check():
     report = check(RUNS / "unet/model", RUNS / "judge/model")
     (RUNS / "check.json").write_text(json.dumps(report, indent=2))
     typer.echo(json.dumps(report, indent=2))
+
+
+@app.command()
+def ablate(names: list[str] = typer.Argument(None, help="Variants by name (default: all)."), domain: str = "face", identities: int = 8, steps: int = 10,
+           out: Path = Path("docs/results")):
+    """What each choice of E4T is worth: train and measure variants with one thing changed; what the file in --out holds already is not done again."""
+    from .ablate import ablate as run
+
+    run(RUNS, out / f"ablation-{domain}.json", domain, identities, steps, names)
 
 
 @app.command()

@@ -33,12 +33,13 @@ def words_of(model: E4T, identities: list[dict]) -> torch.Tensor:
 
 
 def fit(folder, domain: str = "face", steps: int = 200, dictionary_steps: int = 1000, seed: int = 0, encoder: str = "e4t", offsets: str = "multiplicative",
-        blocks: int | None = None, weights: dict[str, float] | None = None, resume: bool = False):
-    """encoder, offsets, weights: other kinds and further terms of the loss, to be measured against the paper's. blocks: see `Encoder.for_base`.
+        blocks: int | None = None, s: float | None = None, weights: dict[str, float] | None = None, resume: bool = False):
+    """encoder, offsets, weights: other kinds and further terms of the loss, to be measured against the paper's. blocks, s: of the paper's encoder, see `Encoder`.
     resume: go on from the dictionary that an earlier run has saved."""
     torch.manual_seed(seed)
     base, begun = load_base("toy"), time.time()
-    model = E4T(base, domain, encoder=ENCODERS[encoder].for_base(base, **({"blocks": blocks} if blocks else {})), offsets=new_offsets(base.unet, offsets))
+    given = {name: value for name, value in dict(blocks=blocks, s=s).items() if value is not None}
+    model = E4T(base, domain, encoder=ENCODERS[encoder].for_base(base, **given), offsets=new_offsets(base.unet, offsets))
     model.base.unet.set_attn_processor(AttnProcessor())  # as in unet.py: faster in training on a CPU
     log = open(folder / "log.jsonl", "a")
     people = [identity(domain, "validation", i) for i in range(96)]  # all in the same plain scene: the gap is about who they are, and nothing else
@@ -55,6 +56,8 @@ def fit(folder, domain: str = "face", steps: int = 200, dictionary_steps: int = 
             rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
             rows, begun = [row for row in rows if row["phase"] != "pretrain"], begun - rows[-1]["seconds"]
             model = E4T(base, domain, encoder=E4T.from_pretrained(folder / "dictionary", base).encoder, offsets=model.offsets)
+        elif dictionary_steps == 0:
+            rows = [report("start", 0, gap=conditioning_gap(model, validation))]
         else:
             celebrities, who = domain_pictures(model, domain, "named", 8000, 1, 0.8)
             rows = [report("start", 0, gap=conditioning_gap(model, validation))]
@@ -69,7 +72,8 @@ def fit(folder, domain: str = "face", steps: int = 200, dictionary_steps: int = 
             if state["gap"] is not None:
                 rows.append(report("pretrain", state["step"] + 1, gap=state["gap"], loss=state["terms"]["loss"].item(), l2=state["terms"]["l2"].item()))
     command = f"python -m e4t_minimal.toy e4t --domain {domain} --steps {steps} --dictionary-steps {dictionary_steps} --seed {seed}"
-    command += f" --encoder {encoder}" * (encoder != "e4t") + f" --offsets {offsets}" * (offsets != "multiplicative") + f" --blocks {blocks}" * bool(blocks)
+    command += f" --encoder {encoder}" * (encoder != "e4t") + f" --offsets {offsets}" * (offsets != "multiplicative")
+    command += "".join(f" --{name} {value}" for name, value in given.items())
     command += "".join(f" --extra {name}={weight}" for name, weight in (weights or {}).items())
     model.save_pretrained(folder / "model", command=command, seed=seed, seconds=round(time.time() - begun))
     return {"command": command, "seconds": round(time.time() - begun), "rows": rows}

@@ -1,0 +1,81 @@
+"""What each choice is worth: the same pretraining and the same look at held-out people, with one thing changed at a time."""
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from ..base import load_base
+from ..evaluate import evaluate
+from .e4t import fit
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of the table. fit: what differs in phase 1 (options of `e4t.fit`; empty: the shipped training). how: what differs in phase 2 (options of
+    `personalize`). rates: the learning rates of the offsets to choose among, on validation identities."""
+    what: str
+    fit: dict = field(default_factory=dict)
+    how: dict = field(default_factory=dict)
+    rates: tuple[float, ...] = ()
+
+
+ADDITIVE = (1e-4, 1e-3, 1e-2)  # a full-size Delta is added to weights of about 0.05, so it wants smaller steps
+VARIANTS = {
+    "E4T": Variant("as shipped"),
+    "no offsets": Variant("the encoder alone", {"offsets": "none"}),
+    "no encoder": Variant("the offsets alone; S* is one learned word, the same for all pictures", {"encoder": "word"}),
+    "no dictionary": Variant("the paper's loss from the first step on, for the same number of pictures", {"dictionary_steps": 0}),
+    "ResNet-18": Variant("its encoder sees the picture alone", {"encoder": "resnet18"}),
+    "contrastive": Variant("a contrastive term in phase 1", {"weights": {"contrastive": 0.01}}),
+    "additive": Variant("W + Delta, of full size", {"offsets": "additive"}, rates=ADDITIVE),
+    "additive, L1": Variant("with a sparsity term", {"offsets": "additive", "weights": {"sparsity": 1.0}}, rates=ADDITIVE),
+    "additive, cosine": Variant("with a term that keeps the weights' directions", {"offsets": "additive", "weights": {"cosine": 1.0}}, rates=ADDITIVE),
+    "s = 0.01": Variant("the offset of S* scaled down", {"s": 0.01}),
+    "s = 1": Variant("and up", {"s": 1.0}),
+    "1 block": Variant("the encoder sees the U-Net's mid block only", {"blocks": 1}),
+    "2 blocks": Variant("mid block and the one before", {"blocks": 2}),
+    "L2 0": Variant("no weight on the length of the offset in phase 2", how={"l2": 0.0}),
+    "L2 1": Variant("ten times the paper's weight", how={"l2": 1.0}),
+    "L2 10": Variant("a hundred times", how={"l2": 10.0}),
+    "ground free": Variant("nothing holds the ground in phase 2", how={"outside": 0.0}),
+    "all timesteps": Variant("phase 2 learns at low noise, too", how={"t_min": 0}),
+}
+
+
+def pretrained(name: str, variant: Variant, runs: Path, domain: str) -> Path:
+    """The E4T folder of a variant: the shipped training's, or one trained here, from its dictionary where the encoder is the same."""
+    shipped, own = runs / f"e4t-{domain}", runs / f"ablate-{domain}" / name.replace(" ", "-").replace(",", "")
+    if not variant.fit:
+        return shipped / "model"
+    if not (own / "model").exists():
+        same = not {"encoder", "s", "blocks", "dictionary_steps"} & set(variant.fit)
+        own.mkdir(parents=True, exist_ok=True)
+        if same:
+            shutil.copytree(shipped / "dictionary", own / "dictionary", dirs_exist_ok=True)
+            rows = [row for row in (shipped / "log.jsonl").read_text().splitlines() if json.loads(row)["phase"] != "pretrain"]
+            (own / "log.jsonl").write_text("\n".join(rows) + "\n")
+        fit(own, domain, **variant.fit, resume=same)
+    return own / "model"
+
+
+def ablate(runs: Path, path: Path, domain: str, identities: int, steps: int, names: list[str]) -> dict:
+    """Train and measure the named variants, or all; those that `path` (JSON) holds already are not done again."""
+    base, found = load_base("toy"), json.loads(path.read_text()) if path.exists() else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for name in tqdm(names or [*VARIANTS], desc="variants"):
+        if name in found:
+            continue
+        variant = VARIANTS[name]
+        weights, how = pretrained(name, variant, runs, domain), dict(variant.how)
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            if variant.rates:
+                tried = {lr: evaluate(base, weights, domain, 3, (steps,), "validation", offsets_lr=lr, **how)["steps"][str(steps)] for lr in variant.rates}
+                how["offsets_lr"] = max(tried, key=lambda lr: tried[lr]["identity"]["mean"] + tried[lr]["prompt"]["mean"])
+            report = evaluate(base, weights, domain, identities, (0, steps), **how)
+        size = sum(file.stat().st_size for file in weights.iterdir())
+        found[name] = {"what": variant.what, "bytes": size} | report
+        path.write_text(json.dumps(found, indent=1) + "\n")
+    return found
