@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .base import Base
+from .base import Base, square
 from .encoder import ENCODERS, Encoder, encoder_half
 from .offsets import add_offsets, attention_projections, fold, remove_offsets, unfold
 from .placeholder import Placeholder
@@ -77,7 +77,7 @@ class E4T:
         seen = self.predict(data, noise, t, view)
         error = (seen["prediction"].float() - seen["target"].float()).square()
         if data.get("mask") is not None:  # the loss looks at the subject only
-            error = error * data["mask"] / data["mask"].mean()
+            error = error * data["mask"] / data["mask"].mean(dim=(1, 2, 3), keepdim=True)  # each picture counts alike, however much of it the subject fills
         regularizers = {
             "l2": lambda: embedding_l2(seen["offset"]),
             "contrastive": lambda: contrastive(seen["embedding"], self._prompt_embeddings(data["ids"], seen["hidden"])),
@@ -107,7 +107,7 @@ class E4T:
                       "encoder": {"kind": _kind(self.encoder)} | self.encoder.config} | card
             (new / "e4t.json").write_text(json.dumps(config, indent=2) + "\n")
             if self.picture is not None:
-                self.picture.save(new / "picture.png")
+                square(self.picture, self.base.resolution, self.picture.mode).save(new / "picture.png")  # what the model sees of it, not a whole photo
             for kept in folder.iterdir() if folder.exists() else ():
                 if kept.name not in FILES:
                     kept.rename(new / kept.name)
