@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lab notebooks install lint
+.PHONY: demo test test-slow lab notebooks install lint
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
@@ -16,6 +16,9 @@ demo: install
 test: install
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg -x notebooks
+
+test-slow: install  # minutes, and up to 20 GB of memory
+	$(BIN)/python -m pytest -m slow -s tests
 
 lab: install
 	$(BIN)/jupyter lab notebooks

@@ -44,7 +44,7 @@ class Base:
     def frozen(self, device: str = "cpu", resolution: int | None = None) -> "Base":
         """Itself, on the device, without gradients, and drawing at `resolution` pixels if that is given."""
         for part in (self.text_encoder, self.vae, self.unet, self.vision):
-            part.to(device).eval().requires_grad_(False)
+            (part if part.device == torch.device(device) else part.to(device)).eval().requires_grad_(False)
         if resolution:
             down = 2 ** (len(self.vae.config.block_out_channels) - 1)
             step = down * 2 ** (len(self.unet.config.block_out_channels) - 1)

@@ -33,13 +33,18 @@ def select(data: dict, rows: torch.Tensor) -> dict:
 
 
 def _draw(model: E4T, data: dict, batch: int, seed: int, step: int, t_min: int = 0) -> tuple[dict, torch.Tensor, torch.Tensor]:
-    """The batch of one step: rows, noise and timesteps from t_min up (spread evenly, which makes small batches less noisy; our choice)."""
+    """The batch of one step: rows, noise and timesteps."""
     g = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    count, last = len(data["latents"]), model.base.scheduler.config.num_train_timesteps
-    rows = torch.randint(count, (batch,), generator=g)
-    noise = torch.randn((batch, *data["latents"].shape[1:]), generator=g)
+    rows = torch.randint(len(data["latents"]), (batch,), generator=g)
+    return select(data, rows.to(model.base.device)), *draw_noise(model.base, data["latents"], batch, g, t_min)
+
+
+def draw_noise(base: Base, like: torch.Tensor, batch: int, g: torch.Generator, t_min: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise (batch, C, h, w) and timesteps (batch,) from t_min up, spread evenly, which makes small batches less noisy (our choice)."""
+    last = base.scheduler.config.num_train_timesteps
+    noise = torch.randn((batch, *like.shape[1:]), generator=g)
     t = (t_min + (torch.arange(batch) + torch.rand(batch, generator=g)) * (last - t_min) / batch).long()
-    return select(data, rows.to(model.base.device)), noise.to(data["latents"]), t.to(model.base.device)
+    return noise.to(like), t.to(base.device)
 
 
 @torch.no_grad()
@@ -154,7 +159,8 @@ def personalize(model: E4T, image: Image.Image, mask: Image.Image | None = None,
 
     t_min: the lowest timestep (of 1,000) to learn at. Who it is, is decided at high noise; below, one picture teaches only itself (our choice).
     mask: where the subject is ("L", white = subject; the paper uses one for faces); default: the picture's transparency, if it has any.
-    micro, eight_bit: to save memory, see `tune`. The model is changed in place and `model.picture` is set. Yields the locals of every step, `gap` among them as in `pretrain`."""
+    micro, eight_bit: to save memory, see `tune`.
+    The model is changed in place and `model.picture` is set. Yields the locals of every step, `gap` among them as in `pretrain`."""
     model.fold()
     data = show(model, image, mask, prompt)
     yield from tune(model, data, groups(model, lr, offsets_lr), steps, batch, {"l2": l2}, seed, t_min, validation, gap_every, None, micro, eight_bit)
