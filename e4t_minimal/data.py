@@ -63,18 +63,19 @@ class Pictures:
         raise ValueError("Not one of the pictures can be read.")
 
     def _next(self) -> Image.Image:
-        for _ in range(1_000_000):
+        ends = 0
+        while ends < 2:  # from one end to the next there must have been a picture
             if self.stream is None:
                 self.rows.set_epoch(self.position[0])
                 self.stream = iter(self.rows.skip(self.position[1]))
             row = next(self.stream, None)
-            if row is None and self.position[1] == 0:
-                break
-            self.position = [self.position[0] + 1, 0] if row is None else [self.position[0], self.position[1] + 1]
-            self.stream = None if row is None else self.stream
-            if row is not None and (picture := self._open(row)) is not None:
+            if row is None:
+                self.position, self.stream, ends = [self.position[0] + 1, 0], None, ends + 1
+                continue
+            self.position = [self.position[0], self.position[1] + 1]
+            if (picture := self._open(row)) is not None:
                 return picture
-        raise ValueError("The stream gives no pictures that can be read.")
+        raise ValueError("Not one of the pictures can be read.")
 
     def _open(self, row: dict) -> Image.Image | None:
         value = row[self.column]
