@@ -80,6 +80,7 @@ def build(architecture: str | dict[str, dict], device: str = "cpu", dtype: torch
     return Base(name, tokenizer, text, vae, unet, DDIMScheduler.from_config(parts["scheduler"], clip_sample=False), tower, images).frozen(device, resolution)
 
 
+@quiet()
 def save_base(base: Base, folder: str | Path):
     """Write a base as a diffusers pipeline folder, as `load_base` and stock `StableDiffusionPipeline` read it."""
     from diffusers import StableDiffusionPipeline

@@ -27,6 +27,7 @@ class Base:
     scheduler: object
     vision: torch.nn.Module
     preprocessor: object
+    tower: str | None = None  # where the vision tower came from, if not with the rest
 
     @property
     def device(self):
@@ -133,11 +134,12 @@ def load_base(name: str = "toy", vision: str = VISION, device: str = "cpu", dtyp
     except Exception as error:
         raise ValueError(f"No Stable Diffusion at {path!r} ({str(error).splitlines()[0][:200]}). "
                          'Give "toy", a folder saved by diffusers, or the id of a model on the hub.') from error
-    tower, preprocessor = pipe.image_encoder, pipe.feature_extractor
+    tower, preprocessor, where = pipe.image_encoder, pipe.feature_extractor, None
     if tower is None:
+        where = vision
         try:
             tower, preprocessor = CLIPVisionModelWithProjection.from_pretrained(vision, dtype=dtype), AutoImageProcessor.from_pretrained(vision)
         except OSError as error:
             raise ValueError(f"{path!r} brings no image_encoder, and there is no CLIP at {vision!r}. Give `vision`, a folder or hub id of a CLIP.") from error
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)  # latents are not pixels: some schedulers leave this to DDIM's default
-    return Base(name, pipe.tokenizer, pipe.text_encoder, pipe.vae, pipe.unet, scheduler, tower, preprocessor).frozen(device, resolution)
+    return Base(name, pipe.tokenizer, pipe.text_encoder, pipe.vae, pipe.unet, scheduler, tower, preprocessor, where).frozen(device, resolution)

@@ -70,14 +70,20 @@ def load_picture(path: Path, box: str | None = None):
 
 def load_model(base: str | None, weights: Path, device: str = "cpu", dtype: str = "fp32"):
     """An E4T folder on its base: the one it names unless `base` says another."""
-    import torch
-
-    from .base import load_base
+    from .base import VISION, load_base
     from .model import E4T, read_config
 
-    if dtype not in DTYPES:
-        raise ValueError(f"There is no number format {dtype!r}; choose one of {', '.join(DTYPES)}.")
-    return E4T.from_pretrained(weights, load_base(base or read_config(weights)["base"], device=device, dtype=getattr(torch, DTYPES[dtype])))
+    config = read_config(weights)
+    return E4T.from_pretrained(weights, load_base(base or config["base"], config.get("vision") or VISION, device, number_format(dtype), config.get("resolution")))
+
+
+def number_format(name: str):
+    """The torch dtype of fp32, bf16 or fp16."""
+    import torch
+
+    if name not in DTYPES:
+        raise ValueError(f"There is no number format {name!r}; choose one of {', '.join(DTYPES)}.")
+    return getattr(torch, DTYPES[name])
 
 
 def tune(model, picture, steps: int, seed: int, **how) -> float:

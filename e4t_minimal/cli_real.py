@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .cli import DTYPES, BaseName, Checkpointing, Device, Dtype, EightBit, Micro, command, load_model, write_report
+from .cli import BaseName, Checkpointing, Device, Dtype, EightBit, Micro, command, load_model, number_format, write_report
 
 Out = Annotated[Path, typer.Option(help="Folder to write.")]
 Resolution = Annotated[int | None, typer.Option(help="Pixels (default: the base's own).")]
@@ -16,16 +16,12 @@ def plan(base: Annotated[str, typer.Option(help='"sd15", "sd21", "toy", a diffus
          batch: int = 16, micro: Micro = 4, resolution: Resolution = None, dtype: Dtype = "fp16", checkpointing: Checkpointing = True, eight_bit: EightBit = False,
          out: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None):
     """Peak memory and stored bytes of both phases on one device, without allocating them."""
-    import torch
-
     from .architectures import read_architecture
     from .plan import PHASES
     from .plan import plan as foresee
 
-    if dtype not in DTYPES:
-        raise ValueError(f"There is no number format {dtype!r}; choose one of {', '.join(DTYPES)}.")
     architecture = read_architecture(base)
-    found = {phase: foresee(architecture, phase, batch, micro, resolution, getattr(torch, DTYPES[dtype]), checkpointing, eight_bit) for phase in PHASES}
+    found = {phase: foresee(architecture, phase, batch, micro, resolution, number_format(dtype), checkpointing, eight_bit) for phase in PHASES}
     report = {"base": base, "batch": batch, "micro": micro, "resolution": resolution, "dtype": dtype, "checkpointing": checkpointing}
     for phase, numbers in found.items():
         report[phase] = {f"{name}_GB": round(numbers[name] / 1e9, 2) for name in ("peak", "base", "trained")}
@@ -57,22 +53,22 @@ def pretrain(source: Annotated[str, typer.Argument(help="A folder of pictures of
 
     accelerator = Accelerator(cpu=cpu)
     dtype = dtype or {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
-    if dtype not in DTYPES:
-        raise ValueError(f"There is no number format {dtype!r}; choose one of {', '.join(DTYPES)}.")
     if dtype == "fp16" and accelerator.mixed_precision != "fp16":
         raise ValueError("A base in fp16 needs accelerate's loss scaling: accelerate launch --mixed_precision fp16 (or take --dtype bf16).")
     if out.exists() and not resume and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; nothing was written. Go on from it with --resume, or choose another --out.")
     pictures = Pictures(source, split, column, streaming, seed, accelerator.process_index, accelerator.num_processes)
-    loaded = load_base(base, vision or VISION, str(accelerator.device), getattr(torch, DTYPES[dtype]), resolution)
+    loaded = load_base(base, vision or VISION, str(accelerator.device), number_format(dtype), resolution)
     if checkpointing:
         loaded.unet.enable_gradient_checkpointing()
     torch.manual_seed(seed)  # new offsets start from random constants
     model = E4T.from_pretrained(weights, loaded) if weights else E4T(loaded, class_word)
     loop = pretrain_on(accelerator, model, pictures, steps, batch, micro, lr, offsets_lr, l2, seed, eight_bit, out, save_every, resume)
-    for state in (bar := tqdm(loop, total=steps, desc="pretrain", disable=not accelerator.is_main_process, mininterval=5)):
-        bar.n = state["step"] + 1
+    bar = tqdm(total=steps, desc="pretrain", disable=not accelerator.is_main_process, mininterval=5)
+    for state in loop:
+        bar.update(state["step"] + 1 - bar.n)
         bar.set_postfix(loss=f"{state['terms']['diffusion'].item():.4f}", l2=f"{state['terms']['l2'].item():.4f}", refresh=False)
+    bar.close()
     if accelerator.is_main_process:
         model.save_pretrained(out / "model", steps=steps, seed=seed, batch=batch)
         typer.echo(f"{out / 'model'}  use it with `e4t personalize PICTURE --weights {out / 'model'}`")

@@ -42,6 +42,8 @@ def pretrain_on(accelerator: Accelerator, model: E4T, pictures: Pictures, steps:
             raise ValueError(f"{path} was made with --batch {facts['batch']} --seed {facts['seed']} on {len(facts['positions'])} processes; go on with the same.")
         for name, part in parts.items():
             part.load_state_dict(saved[name])
+        if facts["scaler"]:
+            accelerator.scaler.load_state_dict(facts["scaler"])
         pictures.seek(facts["positions"][rank])
         start = facts["step"]
     learner, optimizer = accelerator.prepare(Learner(model, {"l2": l2}), optimizer)
@@ -65,6 +67,7 @@ def pretrain_on(accelerator: Accelerator, model: E4T, pictures: Pictures, steps:
         if folder and ((step + 1) % save_every == 0 or step + 1 == steps):
             positions = gather_object([pictures.position])
             if accelerator.is_main_process:
-                save_state(path, {name: part.state_dict() for name, part in parts.items()}, optimizer, step=step + 1, batch=batch, seed=seed, positions=positions)
+                save_state(path, {name: part.state_dict() for name, part in parts.items()}, optimizer, step=step + 1, batch=batch, seed=seed,
+                           positions=positions, scaler=accelerator.scaler and accelerator.scaler.state_dict())
             accelerator.wait_for_everyone()
         yield dict(locals())

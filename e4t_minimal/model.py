@@ -103,8 +103,8 @@ class E4T:
             save_file({k: v.half().contiguous().cpu() for k, v in self.encoder.state_dict().items()}, new / "encoder.safetensors")
             sides = {f"{name}.{side}": tensor.detach().contiguous().cpu() for name, offset in fold(self.offsets).items() for side, tensor in offset.state_dict().items()}
             save_file(sides, new / "offsets.safetensors")
-            config = {"base": self.base.name, "class_word": self.placeholder.class_word, "token": self.placeholder.token,
-                      "encoder": {"kind": _kind(self.encoder)} | self.encoder.config} | card
+            config = {"base": self.base.name, "vision": self.base.tower, "resolution": self.base.resolution,
+                      "class_word": self.placeholder.class_word, "token": self.placeholder.token, "encoder": {"kind": _kind(self.encoder)} | self.encoder.config} | card
             (new / "e4t.json").write_text(json.dumps(config, indent=2) + "\n")
             if self.picture is not None:
                 square(self.picture, self.base.resolution, self.picture.mode).save(new / "picture.png")  # what the model sees of it, not a whole photo
@@ -131,6 +131,8 @@ class E4T:
             raise ValueError(f"{folder} is damaged ({type(error).__name__}: {str(error).splitlines()[0][:120]}). Make or download it again.") from None
         if encoder.config != type(encoder).for_base(base, **{k: v for k, v in encoder.config.items() if k in ("blocks", "width", "s")}).config:
             raise ValueError(f"{folder} was made for the base {config.get('base')!r}; {base.name!r} has other widths. Load it with the base it was made for.")
+        if config.get("vision") != base.tower:
+            raise ValueError(f"{folder} was made with the vision tower {config.get('vision')!r}, this base has {base.tower!r}. Load the base with `vision=` that one.")
         picture = Image.open(folder / "picture.png").copy() if (folder / "picture.png").exists() else None
         return cls(base, config["class_word"], config["token"], encoder, offsets, picture)
 

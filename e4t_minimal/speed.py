@@ -15,7 +15,6 @@ from .sample import sample
 from .train import prepare, pretrain, tune
 
 
-
 def _ratio(ours, theirs, repeats: int) -> dict:
     """Of two functions that return their seconds, called in turn so that both meet the same machine; the first call of each does not count."""
     seconds = {"ours": [], "theirs": []}

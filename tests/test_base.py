@@ -122,6 +122,10 @@ def test_a_base_without_a_tower_takes_the_one_that_is_named(folder, tmp_path):
     found = load_base(str(tmp_path / "plain"), vision=str(tmp_path / "tower"))
     pixels = torch.zeros(1, 3, 64, 64)
     assert torch.allclose(found.cls_tokens(pixels), base.cls_tokens(pixels))
+    E4T(found, "face").save_pretrained(tmp_path / "domain")
+    assert E4T.from_pretrained(tmp_path / "domain", found).base.tower == str(tmp_path / "tower")
+    with pytest.raises(ValueError, match="made with the vision tower"):
+        E4T.from_pretrained(tmp_path / "domain", base)
     with pytest.raises(ValueError, match="no CLIP at"):
         load_base(str(tmp_path / "plain"), vision=str(tmp_path / "nothing"))
 

@@ -1,4 +1,3 @@
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -113,11 +112,6 @@ def test_bad_box(refused, portrait):
 
 def test_bad_number_format(refused, portrait):
     assert "choose one of fp32" in refused("personalize", portrait, "--dtype", "int4")
-
-
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is there")
-def test_eight_bits_without_bitsandbytes(refused, portrait):
-    assert "needs bitsandbytes" in refused("personalize", portrait, "--eight-bit")
 
 
 def test_bad_steps(refused):
