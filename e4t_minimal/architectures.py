@@ -11,7 +11,7 @@ import torch
 from . import DATA
 from .base import VISION, Base, quiet
 
-HERE = Path(__file__).parent / "architectures"
+HERE = Path(__file__).parent / "configs"
 SHIPPED = sorted(path.stem for path in HERE.glob("*.json"))
 PARTS = ("unet", "vae", "text_encoder", "scheduler")
 
@@ -41,16 +41,15 @@ def read_architecture(name: str, vision: str = VISION) -> dict[str, dict]:
 
 
 def narrow(architecture: dict[str, dict], by: int) -> dict[str, dict]:
-    """The same layers with every width divided by `by` (numbers of heads and of tokens stay; groups of the norms shrink as far as they must)."""
+    """The same layers with every width divided by `by` (the towers' heads with them; groups of the norms as far as they must)."""
     small = deepcopy(architecture)
     for part in ("unet", "vae"):
         small[part]["block_out_channels"] = [c // by for c in small[part]["block_out_channels"]]
         small[part]["norm_num_groups"] = max(g for g in (32, 16, 8, 4, 2, 1) if all(c % g == 0 for c in small[part]["block_out_channels"]))
     small["unet"]["cross_attention_dim"] //= by
     for part in ("text_encoder", "image_encoder"):
-        heads = small[part]["num_attention_heads"]
-        small[part]["num_attention_heads"] = max(1, heads // by)
-        small[part]["hidden_size"] = small[part]["hidden_size"] // by
+        small[part]["num_attention_heads"] = max(1, small[part]["num_attention_heads"] // by)
+        small[part]["hidden_size"] //= by
         small[part]["intermediate_size"] //= by
     return small
 
