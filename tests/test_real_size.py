@@ -20,7 +20,7 @@ def test_stable_diffusion_in_its_true_size(tmp_path):
     start = time.perf_counter()
 
     def done(what):
-        print(f"{what}: {time.perf_counter() - start:.0f} s, peak {peak_megabytes() / 1000:.1f} GB", flush=True)
+        print(f"{what}: {time.perf_counter() - start:.0f} s, peak {peak_megabytes() * 2**20 / 1e9:.1f} GB", flush=True)
 
     base = build("sd15", dtype=torch.bfloat16)
     base.unet.enable_gradient_checkpointing()
