@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from torch import nn
 
 from .checkpoint import load_state, save_state
@@ -37,11 +38,14 @@ def pretrain_on(accelerator: Accelerator, model: E4T, pictures: Pictures, steps:
     optimizer, start = adamw(groups(model, lr, offsets_lr), eight_bit), 0
     parts = {"encoder": model.encoder, "offsets": nn.ModuleDict({name.replace(".", "/"): offset for name, offset in model.offsets.items()})}
     if resume and path.exists():
-        saved, facts = load_state(path, optimizer)
+        try:
+            saved, facts = load_state(path, optimizer)
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} is damaged, or was made with another base ({type(error).__name__}). Start anew in another folder.") from None
         if (facts["batch"], facts["seed"], len(facts["positions"])) != (batch, seed, world):
             raise ValueError(f"{path} was made with --batch {facts['batch']} --seed {facts['seed']} on {len(facts['positions'])} processes; go on with the same.")
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
         if facts["scaler"]:
             accelerator.scaler.load_state_dict(facts["scaler"])
         pictures.seek(facts["positions"][rank])

@@ -34,7 +34,7 @@ def _ratio(ours, theirs, repeats: int) -> dict:
     return report
 
 
-def sampling(base: Base, pictures: int, steps: int = 10, repeats: int = 3) -> dict:
+def sampling(base: Base, pictures: int, steps: int = 20, repeats: int = 3) -> dict:
     """Pictures from the prompt to the pixels; E4T with folded offsets and S*, stock with a plain word."""
     pipe = StableDiffusionPipeline(base.vae, base.text_encoder, base.tokenizer, base.unet, base.scheduler, None, base.preprocessor, None, False)
     pipe.set_progress_bar_config(disable=True)

@@ -66,6 +66,9 @@ def test_a_stopped_run_goes_on_exactly(base, folder, tmp_path):
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
     with pytest.raises(ValueError, match="go on with the same"):
         run(base, folder, tmp_path / "parts", 6, resume=True, batch=2)
+    (tmp_path / "parts/state.safetensors").write_bytes(b"half a file")
+    with pytest.raises(ValueError, match="is damaged"):
+        run(base, folder, tmp_path / "parts", 6, resume=True)
 
 
 def test_micro_batches_of_a_process_change_nothing(base, folder, tmp_path):
