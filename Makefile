@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test mutants lab notebooks install lint
+.PHONY: demo test test-slow mutants lab notebooks install lint
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
@@ -19,6 +19,9 @@ test: install
 
 mutants: install
 	$(BIN)/python tests/mutants.py
+
+test-slow: install  # minutes, and up to 20 GB of memory
+	$(BIN)/python -m pytest -m slow -s tests
 
 lab: install
 	$(BIN)/jupyter lab notebooks

@@ -27,6 +27,7 @@ class Base:
     scheduler: object
     vision: torch.nn.Module
     preprocessor: object
+    tower: str | None = None  # where the vision tower came from, if not with the rest
 
     @property
     def device(self):
@@ -40,6 +41,18 @@ class Base:
     def resolution(self) -> int:
         """Height and width of its pictures in pixels."""
         return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def frozen(self, device: str = "cpu", resolution: int | None = None) -> "Base":
+        """Itself, on the device, without gradients, and drawing at `resolution` pixels if that is given."""
+        for part in (self.text_encoder, self.vae, self.unet, self.vision):
+            (part if part.device == torch.device(device) else part.to(device)).eval().requires_grad_(False)
+        if resolution:
+            down = 2 ** (len(self.vae.config.block_out_channels) - 1)
+            step = down * 2 ** (len(self.unet.config.block_out_channels) - 1)
+            if resolution < step or resolution % step:
+                raise ValueError(f"A resolution of {resolution} does not fit this base: give a multiple of {step}.")
+            self.unet.register_to_config(sample_size=resolution // down)
+        return self
 
     def pixels(self, images: list[Image.Image]) -> torch.Tensor:
         """PIL pictures of any size and mode -> (B, 3, H, W) in [-1, 1], square: the middle is kept."""
@@ -59,7 +72,7 @@ class Base:
         """(B, 3, H, W) in [-1, 1] -> the [CLS] tokens of every second layer of the vision tower, (B, L/2, the tower's width)."""
         p, size = self.preprocessor, self.vision.config.image_size
         mean, std = (torch.tensor(v, device=pixels.device, dtype=pixels.dtype).view(3, 1, 1) for v in (p.image_mean, p.image_std))
-        x = pixels if pixels.shape[-1] == size else F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+        x = pixels if pixels.shape[-1] == size else F.interpolate(pixels.float(), (size, size), mode="bicubic", antialias=True).to(pixels.dtype)
         hidden = self.vision((x / 2 + 0.5 - mean) / std, output_hidden_states=True).hidden_states  # L + 1 of (B, 1 + N, width)
         return torch.stack([h[:, 0] for h in hidden[2::2]], dim=1)
 
@@ -78,12 +91,14 @@ def transparency(image: Image.Image) -> Image.Image | None:
     return alpha if low < 128 else None
 
 
-def square(image: Image.Image, size: int) -> Image.Image:
-    """The middle square as RGB, size x size; what is transparent becomes white."""
+def square(image: Image.Image, size: int, mode: str = "RGB") -> Image.Image:
+    """The middle square as RGB, size x size; what is transparent becomes white, or stays so with mode "RGBA"."""
     image = image.convert("RGBA")
-    paper = Image.new("RGBA", image.size, "white")
-    paper.alpha_composite(image)
-    return ImageOps.fit(paper.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+    if mode != "RGBA":
+        paper = Image.new("RGBA", image.size, "white")
+        paper.alpha_composite(image)
+        image = paper.convert("RGB")
+    return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
 
 
 @contextmanager
@@ -103,11 +118,12 @@ def quiet():
 
 
 @quiet()
-def load_base(name: str = "toy", vision: str = VISION, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Base:
+def load_base(name: str = "toy", vision: str = VISION, device: str = "cpu", dtype: torch.dtype = torch.float32, resolution: int | None = None) -> Base:
     """A Stable Diffusion by name: "toy" (shipped with this project), a local diffusers folder, or a hub id.
 
     vision: hub id or folder of a transformers CLIP, used when the base brings no `image_encoder` of its own.
-    Raises ValueError with what to do when the folder is missing or is not a Stable Diffusion pipeline.
+    resolution: pixels of its pictures, if not those it was trained on.
+    Raises ValueError with what to do when the folder is missing or is not a Stable Diffusion pipeline, or the resolution does not fit.
     """
     from diffusers import DDIMScheduler, StableDiffusionPipeline
     from transformers import AutoImageProcessor, CLIPVisionModelWithProjection
@@ -118,13 +134,12 @@ def load_base(name: str = "toy", vision: str = VISION, device: str = "cpu", dtyp
     except Exception as error:
         raise ValueError(f"No Stable Diffusion at {path!r} ({str(error).splitlines()[0][:200]}). "
                          'Give "toy", a folder saved by diffusers, or the id of a model on the hub.') from error
-    tower, preprocessor = pipe.image_encoder, pipe.feature_extractor
+    tower, preprocessor, where = pipe.image_encoder, pipe.feature_extractor, None
     if tower is None:
+        where = vision
         try:
             tower, preprocessor = CLIPVisionModelWithProjection.from_pretrained(vision, dtype=dtype), AutoImageProcessor.from_pretrained(vision)
         except OSError as error:
             raise ValueError(f"{path!r} brings no image_encoder, and there is no CLIP at {vision!r}. Give `vision`, a folder or hub id of a CLIP.") from error
-    base = Base(name, pipe.tokenizer, pipe.text_encoder, pipe.vae, pipe.unet, DDIMScheduler.from_config(pipe.scheduler.config), tower, preprocessor)
-    for part in (base.text_encoder, base.vae, base.unet, base.vision):
-        part.to(device).eval().requires_grad_(False)
-    return base
+    scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)  # latents are not pixels: some schedulers leave this to DDIM's default
+    return Base(name, pipe.tokenizer, pipe.text_encoder, pipe.vae, pipe.unet, scheduler, tower, preprocessor, where).frozen(device, resolution)

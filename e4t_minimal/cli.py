@@ -15,6 +15,12 @@ app = typer.Typer(help="One picture of a new face becomes a word, S*, that a tex
 Prompts = Annotated[list[str], typer.Option("--prompt", help="A prompt with S* in it; may be given several times.")]
 BaseName = Annotated[str | None, typer.Option("--base", help='"toy", a diffusers folder, or a hub id (default: the one the weights were made for).')]
 Bf16 = Annotated[bool, typer.Option(help="Half-precision products: faster on CPUs that have them, and a little different.")]
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+Device = Annotated[str, typer.Option(help='"cpu", "cuda", "mps".')]
+Dtype = Annotated[str, typer.Option(help="Number format of the frozen base: fp32, bf16 or fp16. What learns is always fp32.")]
+Micro = Annotated[int | None, typer.Option(min=1, help="Rows of a batch at a time: same gradients, less memory (default: all).")]
+Checkpointing = Annotated[bool, typer.Option(help="Compute the U-Net's activations twice instead of keeping them: less memory, a third slower.")]
+EightBit = Annotated[bool, typer.Option(help="Adam's averages in 8 bits (needs bitsandbytes).")]
 Steps = Annotated[int, typer.Option(min=0, help="Steps of personalization.")]
 
 
@@ -50,42 +56,44 @@ def write_report(report: dict, path: Path | None):
             new.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def load_picture(path: Path):
-    """A PNG or JPEG of any kind as a PIL picture, RGB or RGBA; ValueError if it cannot be read or shows nothing."""
-    import numpy as np
-    from PIL import Image, ImageOps
+def load_picture(path: Path, box: str | None = None):
+    """`open_photo`, with its notes printed; box as "left,top,right,bottom"."""
+    from .photos import open_photo
 
-    from .base import transparency
-
-    try:
-        picture = ImageOps.exif_transpose(Image.open(path))
-        if picture.mode.startswith("I"):  # 16 bits of grey: keep the upper 8
-            picture = Image.fromarray((np.asarray(picture) // 256).astype("uint8"))
-        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    except FileNotFoundError:
-        raise ValueError(f"There is no picture at {path}. Give the path of a PNG or JPEG file.") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture ({error}). Give a PNG or JPEG file.") from None
-    transparency(picture)
+    if box and not re.fullmatch(r"\d+(,\d+){3}", box):
+        raise ValueError(f"--box takes left,top,right,bottom in pixels, such as 120,40,380,300, not {box!r}.")
+    picture, notes = open_photo(path, tuple(map(int, box.split(","))) if box else None)
+    for note in notes:
+        typer.echo(f"{path}: {note}")
     return picture
 
 
-def load_model(base: str | None, weights: Path):
+def load_model(base: str | None, weights: Path, device: str = "cpu", dtype: str = "fp32"):
     """An E4T folder on its base: the one it names unless `base` says another."""
-    from .base import load_base
+    from .base import VISION, load_base
     from .model import E4T, read_config
 
-    return E4T.from_pretrained(weights, load_base(base or read_config(weights)["base"]))
+    config = read_config(weights)
+    return E4T.from_pretrained(weights, load_base(base or config["base"], config.get("vision") or VISION, device, number_format(dtype), config.get("resolution")))
 
 
-def tune(model, picture, steps: int, seed: int) -> float:
+def number_format(name: str):
+    """The torch dtype of fp32, bf16 or fp16."""
+    import torch
+
+    if name not in DTYPES:
+        raise ValueError(f"There is no number format {name!r}; choose one of {', '.join(DTYPES)}.")
+    return getattr(torch, DTYPES[name])
+
+
+def tune(model, picture, steps: int, seed: int, **how) -> float:
     """Personalize under a progress bar; returns seconds."""
     from tqdm import tqdm
 
     from .train import personalize
 
     start = time.perf_counter()
-    for state in (bar := tqdm(personalize(model, picture, steps=steps, seed=seed), total=steps, desc="personalize")):
+    for state in (bar := tqdm(personalize(model, picture, steps=steps, seed=seed, **how), total=steps, desc="personalize")):
         bar.set_postfix(loss=f"{state['terms']['diffusion'].item():.3f}")
     return time.perf_counter() - start
 
@@ -131,27 +139,31 @@ def demo(picture: Annotated[Path | None, typer.Argument(help="A picture of a fac
 @command
 def personalize(picture: Path, prompt: Prompts = ("a photo of S*",), steps: Steps = 15, out: Path = Path("outputs/concept"),
                 weights: Annotated[Path | None, typer.Option(help="A pretrained E4T folder (default: the shipped one of the domain).")] = None,
-                domain: str = "face", base: BaseName = None, seed: int = 0):
+                domain: str = "face", base: BaseName = None, seed: int = 0,
+                box: Annotated[str | None, typer.Option(help="left,top,right,bottom in pixels: the part to keep, such as the face (default: the middle).")] = None,
+                device: Device = "cpu", dtype: Dtype = "fp32", micro: Micro = None, checkpointing: Checkpointing = False, eight_bit: EightBit = False):
     """Learn the concept of one PICTURE, save it as a folder, and draw it."""
     from .model import check_target
     from .sample import sample
 
-    image = load_picture(picture)
+    image = load_picture(picture, box)
     check_target(out)
-    model = load_model(base, weights or DATA / f"e4t-{domain}")
+    model = load_model(base, weights or DATA / f"e4t-{domain}", device, dtype)
     model.placeholder.tokenize(prompt)
-    tune(model, image, steps, seed)
+    if checkpointing:
+        model.base.unet.enable_gradient_checkpointing()
+    tune(model, image, steps, seed, micro=micro, eight_bit=eight_bit)
     model.save_pretrained(out, steps=steps, seed=seed)
     write_pictures(out / "pictures", sample(model, prompt, seed=seed), prompt)
 
 
 @command
 def sample(concept: Path, prompt: Prompts = ("a photo of S*",), out: Path | None = None, steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
-           guidance: float = 4.0, base: BaseName = None, seed: int = 0):
+           guidance: float = 4.0, base: BaseName = None, seed: int = 0, device: Device = "cpu", dtype: Dtype = "fp32"):
     """Draw a CONCEPT that `personalize` saved."""
     from .sample import sample as draw
 
-    model = load_model(base, concept)
+    model = load_model(base, concept, device, dtype)
     model.placeholder.tokenize(prompt)
     if model.picture is None:
         raise ValueError(f"{concept} holds a domain, not a concept: it has no picture. Make a concept with `e4t personalize PICTURE`.")
@@ -199,3 +211,6 @@ def bench(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] 
         with replacing(out / f"{name}.png") as new:
             curves(figures).savefig(new, format="png")
     write_report(figures, out / f"{name}.json")
+
+
+from . import cli_real  # noqa: E402, F401  more commands of the same app

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .base import Base
+from .base import Base, square
 from .encoder import ENCODERS, Encoder, encoder_half
 from .offsets import add_offsets, attention_projections, fold, remove_offsets, unfold
 from .placeholder import Placeholder
@@ -78,7 +78,7 @@ class E4T:
         seen = self.predict(data, noise, t, view)
         error = (seen["prediction"].float() - seen["target"].float()).square()
         if data.get("mask") is not None:  # the loss looks at the subject only
-            error = error * data["mask"] / data["mask"].mean()
+            error = error * data["mask"] / data["mask"].mean(dim=(1, 2, 3), keepdim=True)  # each picture counts alike, however much of it the subject fills
         regularizers = {
             "l2": lambda: embedding_l2(seen["offset"]),
             "outside": lambda: outside_change(seen["prediction"], data["before"], data["mask"]) if "before" in data else error.new_zeros(()),
@@ -105,11 +105,11 @@ class E4T:
             save_file({k: v.half().contiguous().cpu() for k, v in self.encoder.state_dict().items()}, new / "encoder.safetensors")
             sides = {f"{name}.{side}": tensor.detach().contiguous().cpu() for name, offset in fold(self.offsets).items() for side, tensor in offset.state_dict().items()}
             save_file(sides, new / "offsets.safetensors")
-            config = {"base": self.base.name, "class_word": self.placeholder.class_word, "token": self.placeholder.token,
-                      "encoder": {"kind": _kind(self.encoder)} | self.encoder.config} | card
+            config = {"base": self.base.name, "vision": self.base.tower, "resolution": self.base.resolution,
+                      "class_word": self.placeholder.class_word, "token": self.placeholder.token, "encoder": {"kind": _kind(self.encoder)} | self.encoder.config} | card
             (new / "e4t.json").write_text(json.dumps(config, indent=2) + "\n")
             if self.picture is not None:
-                self.picture.save(new / "picture.png")
+                square(self.picture, self.base.resolution, self.picture.mode).save(new / "picture.png")  # what the model sees of it, not a whole photo
             for kept in folder.iterdir() if folder.exists() else ():
                 if kept.name not in FILES:
                     kept.rename(new / kept.name)
@@ -133,6 +133,8 @@ class E4T:
             raise ValueError(f"{folder} is damaged ({type(error).__name__}: {str(error).splitlines()[0][:120]}). Make or download it again.") from None
         if encoder.config != type(encoder).for_base(base, **{k: v for k, v in encoder.config.items() if k in ("blocks", "width", "s")}).config:
             raise ValueError(f"{folder} was made for the base {config.get('base')!r}; {base.name!r} has other widths. Load it with the base it was made for.")
+        if config.get("vision") != base.tower:
+            raise ValueError(f"{folder} was made with the vision tower {config.get('vision')!r}, this base has {base.tower!r}. Load the base with `vision=` that one.")
         picture = Image.open(folder / "picture.png").copy() if (folder / "picture.png").exists() else None
         return cls(base, config["class_word"], config["token"], encoder, offsets, picture)
 

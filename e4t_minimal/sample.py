@@ -1,6 +1,7 @@
 """Prompts (and a picture) -> pictures. S* is predicted again at every denoising step."""
 import torch
 from PIL import Image
+from torch.nn.utils import parametrize
 
 from .base import Base
 from .encoder import unet_features
@@ -36,12 +37,13 @@ def sample_steps(model: Base | E4T, prompts: list[str], image: Image.Image | Non
     base.scheduler.set_timesteps(steps, device=base.device)
     latents = start_noise(base, len(prompts), seed) * base.scheduler.init_noise_sigma
     for step, t in enumerate(base.scheduler.timesteps):
-        with unet_features(base.unet) as found:
-            unconditional = base.unet(latents, t, hidden).sample
-        if concept:
-            embedding, offset = e4t.embedding(view, torch.cat(found, dim=-1))
-            conditional = e4t.placeholder.encode(ids[1:], embedding)
-        wanted = base.unet(latents, t, conditional).sample
+        with parametrize.cached():  # both passes see the same W (1 + Delta): compute it once
+            with unet_features(base.unet) as found:
+                unconditional = base.unet(latents, t, hidden).sample
+            if concept:
+                embedding, offset = e4t.embedding(view, torch.cat(found, dim=-1))
+                conditional = e4t.placeholder.encode(ids[1:], embedding)
+            wanted = base.unet(latents, t, conditional).sample
         prediction = unconditional + guidance * (wanted - unconditional)
         latents = base.scheduler.step(prediction, t, latents).prev_sample
         yield dict(locals())

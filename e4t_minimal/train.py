@@ -34,13 +34,18 @@ def select(data: dict, rows: torch.Tensor) -> dict:
 
 
 def _draw(model: E4T, data: dict, batch: int, seed: int, step: int, t_min: int = 0) -> tuple[dict, torch.Tensor, torch.Tensor]:
-    """The batch of one step: rows, noise and timesteps from t_min up (spread evenly, which makes small batches less noisy; our choice)."""
+    """The batch of one step: rows, noise and timesteps."""
     g = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    count, last = len(data["latents"]), model.base.scheduler.config.num_train_timesteps
-    rows = torch.randint(count, (batch,), generator=g)
-    noise = torch.randn((batch, *data["latents"].shape[1:]), generator=g)
+    rows = torch.randint(len(data["latents"]), (batch,), generator=g)
+    return select(data, rows.to(model.base.device)), *draw_noise(model.base, data["latents"], batch, g, t_min)
+
+
+def draw_noise(base: Base, like: torch.Tensor, batch: int, g: torch.Generator, t_min: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise (batch, C, h, w) and timesteps (batch,) from t_min up, spread evenly, which makes small batches less noisy (our choice)."""
+    last = base.scheduler.config.num_train_timesteps
+    noise = torch.randn((batch, *like.shape[1:]), generator=g)
     t = (t_min + (torch.arange(batch) + torch.rand(batch, generator=g)) * (last - t_min) / batch).long()
-    return select(data, rows.to(model.base.device)), noise.to(data["latents"]), t.to(model.base.device)
+    return noise.to(like), t.to(base.device)
 
 
 @torch.no_grad()
@@ -84,57 +89,93 @@ def learn_dictionary(model: E4T, data: dict, words: torch.Tensor, steps: int = 1
         yield dict(locals())
 
 
+def adamw(groups: list[dict], eight_bit: bool = False) -> torch.optim.Optimizer:
+    """AdamW without weight decay; eight_bit: with its two averages in 8 bits (bitsandbytes), ValueError if that is not installed."""
+    if not eight_bit:
+        return torch.optim.AdamW(groups, weight_decay=0.0)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise ValueError("8-bit Adam needs bitsandbytes, which is not installed: `pip install bitsandbytes`, or do without.") from None
+    return AdamW8bit(groups, weight_decay=0.0)
+
+
+def backward(loss, part: dict, noise: torch.Tensor, t: torch.Tensor, micro: int | None = None, scale=lambda x: x) -> dict:
+    """Leave the gradients of a batch's loss in the parameters, `micro` rows at a time (default: all): the same gradients, less memory.
+
+    loss(part, noise, t) -> terms, as `E4T.loss`'s. Returns them, the scalars for the whole batch, the rest for the last rows."""
+    means = {}
+    for rows in torch.arange(len(t)).split(micro or len(t)):
+        terms, share = loss(select(part, rows), noise[rows], t[rows]), len(rows) / len(t)
+        scale(terms["loss"] * share).backward()
+        for name, value in terms.items():
+            if value.ndim == 0:
+                means[name] = means.get(name, 0.0) + share * value.detach()
+    return terms | means
+
+
 def tune(model: E4T, data: dict, groups: list[dict], steps: int, batch: int, weights: dict[str, float], seed: int, t_min: int = 0,
-         validation: dict | None = None, gap_every: int = 100, prior: dict | None = None):
-    """The one training loop. groups: AdamW's, all that learns. weights: see `E4T.loss`. prior: prepared pictures of the class, learned beside (DreamBooth)."""
-    before = predictions(model, data, steps, batch, seed, t_min) if weights.get("outside") and data["mask"] is not None else None
-    optimizer, learned = torch.optim.AdamW(groups, weight_decay=0.0), [p for group in groups for p in group["params"]]
+         validation: dict | None = None, gap_every: int = 100, prior: dict | None = None, micro: int | None = None, eight_bit: bool = False):
+    """The one training loop. groups: AdamW's, all that learns. weights: see `E4T.loss`. prior: prepared pictures of the class, learned beside (DreamBooth).
+
+    micro: rows at a time, see `backward`; not with "contrastive", which looks at the whole batch. In fp16 the loss is scaled, so that small gradients live."""
+    if micro and "contrastive" in weights:
+        raise ValueError("The contrastive term compares all pictures of a batch: it cannot be computed in micro-batches. Leave out `micro`.")
+    before = predictions(model, data, steps, batch, seed, t_min, micro) if weights.get("outside") and data["mask"] is not None else None
+    optimizer, learned = adamw(groups, eight_bit), [p for group in groups for p in group["params"]]
+    scaler = torch.amp.GradScaler(model.base.device.type, init_scale=2.0 ** 10, enabled=model.base.dtype == torch.float16)
     for step in range(steps):
         part, noise, t = _draw(model, data, batch, seed, step, t_min)
         part |= {"before": before[step]} if before else {}
         model.encoder.train()
-        terms = model.loss(part, noise, t, weights)
-        loss = terms["loss"] + (model.loss(*_draw(model, prior, batch, seed + 1, step, t_min), {})["loss"] if prior else 0.0)
         optimizer.zero_grad()
-        loss.backward()
+        terms = backward(lambda *some: model.loss(*some, weights), part, noise, t, micro, scaler.scale)
+        loss = terms["loss"]
+        if prior:
+            loss = loss + backward(lambda *some: model.loss(*some, {}), *_draw(model, prior, batch, seed + 1, step, t_min), micro, scaler.scale)["loss"]
+        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         model.encoder.eval()
         gap = conditioning_gap(model, validation) if validation and (step + 1) % gap_every == 0 else None
         yield dict(locals())
 
 
 @torch.no_grad()
-def predictions(model: E4T, data: dict, steps: int, batch: int, seed: int, t_min: int) -> list[torch.Tensor]:
+def predictions(model: E4T, data: dict, steps: int, batch: int, seed: int, t_min: int = 0, micro: int | None = None) -> list[torch.Tensor]:
     """What the U-Net says now, (batch, C, h, w) each, at the noises that `steps` steps of training are going to draw."""
-    return [model.predict(*_draw(model, data, batch, seed, step, t_min))["prediction"] for step in range(steps)]
+    drawn = (_draw(model, data, batch, seed, step, t_min) for step in range(steps))
+    return [torch.cat([model.predict(select(part, rows), noise[rows], t[rows])["prediction"] for rows in torch.arange(batch).split(micro or batch)])
+            for part, noise, t in drawn]
 
 
-def _groups(model: E4T, lr: float, offsets_lr: float) -> list[dict]:
+def groups(model: E4T, lr: float, offsets_lr: float) -> list[dict]:
     return [{"params": model.parts()["encoder"], "lr": lr}, {"params": model.parts()["offsets"], "lr": offsets_lr}]
 
 
 def pretrain(model: E4T, data: dict, steps: int = 1000, batch: int = 24, lr: float = 3e-5, offsets_lr: float = 1e-3, l2: float = 0.01, seed: int = 0,
-             validation: dict | None = None, gap_every: int = 100, **weights: float):
+             validation: dict | None = None, gap_every: int = 100, micro: int | None = None, eight_bit: bool = False, **weights: float):
     """Phase 1, on many pictures of one domain: encoder and offsets learn, the base is frozen. Yields the locals of every step;
     among them, every `gap_every` steps, `gap`: the conditioning gap on `validation`, a prepared set of other identities.
 
-    weights: further terms of the loss by name (contrastive, sparsity, cosine; see `E4T.loss`)."""
-    yield from tune(model, data, _groups(model, lr, offsets_lr), steps, batch, {"l2": l2} | weights, seed, 0, validation, gap_every)
+    weights: further terms of the loss by name (contrastive, sparsity, cosine; see `E4T.loss`). micro, eight_bit: to save memory, see `tune`."""
+    yield from tune(model, data, groups(model, lr, offsets_lr), steps, batch, {"l2": l2} | weights, seed, 0, validation, gap_every, None, micro, eight_bit)
 
 
 def personalize(model: E4T, image: Image.Image, mask: Image.Image | None = None, prompt: str | None = None, steps: int = 15, batch: int = 16,
                 lr: float = 3e-4, offsets_lr: float = 6e-2, l2: float = 0.1, outside: float = OUTSIDE, seed: int = 0, t_min: int = T_MIN,
-                validation: dict | None = None, gap_every: int = 5):
+                validation: dict | None = None, gap_every: int = 5, micro: int | None = None, eight_bit: bool = False):
     """Phase 2, on ONE picture: the same loss under `batch` noises a step; encoder and (folded) offsets go on learning together.
 
     t_min: the lowest timestep (of 1,000) to learn at. Who it is, is decided at high noise; below, one picture teaches only itself (our choice).
     outside: weight of `outside_change`, where a mask says what the loss does not look at (our choice; 0 to do without).
     mask: where the subject is ("L", white = subject; the paper uses one for faces); default: the picture's transparency, if it has any.
+    micro, eight_bit: to save memory, see `tune`.
     The model is changed in place and `model.picture` is set. Yields the locals of every step, `gap` among them as in `pretrain`."""
     model.fold()
     data = show(model, image, mask, prompt)
-    yield from tune(model, data, _groups(model, lr, offsets_lr), steps, batch, {"l2": l2, "outside": outside}, seed, t_min, validation, gap_every)
+    yield from tune(model, data, groups(model, lr, offsets_lr), steps, batch, {"l2": l2, "outside": outside}, seed, t_min, validation, gap_every, None, micro, eight_bit)
 
 
 def show(model: E4T, image: Image.Image, mask: Image.Image | None = None, prompt: str | None = None) -> dict:

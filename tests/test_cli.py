@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -26,17 +25,10 @@ def test_personalize_then_sample(portrait, tmp_path):
     assert len(os.listdir(tmp_path / "drawn")) == 2
 
 
-@pytest.mark.parametrize("suffix, mode", [("jpg", "RGB"), ("jpg", "CMYK"), ("png", "L"), ("png", "P"), ("png", "LA"), ("png", "1")])
-def test_pictures_of_other_kinds(tmp_path, suffix, mode):
-    path = tmp_path / f"x.{suffix}"
-    Image.new("RGB", (90, 50), "pink").convert(mode).save(path)
-    picture = cli.load_picture(path)
-    assert picture.size == (90, 50) and picture.mode in ("RGB", "RGBA") and transparency(picture) is None
-
-
-def test_sixteen_bits_of_grey(tmp_path):
-    Image.fromarray(np.full((8, 8), 128 * 256, dtype=np.uint16)).save(tmp_path / "deep.png")
-    assert cli.load_picture(tmp_path / "deep.png").getpixel((0, 0)) == (128, 128, 128)
+def test_what_was_done_to_a_photo_is_said(tmp_path):
+    Image.new("RGB", (90, 50), "pink").save(tmp_path / "wide.png")
+    done = e4t("personalize", tmp_path / "wide.png", "--steps", 0, "--out", tmp_path / "me", cwd=tmp_path)
+    assert done.returncode == 0 and "90 x 50 is not square: the middle was kept" in done.stdout
 
 
 def test_transparency_is_the_mask(portrait):
@@ -112,6 +104,14 @@ def test_domain_is_no_concept(refused):
 
 def test_bad_domain(refused):
     assert "no identities of domain 'cat'" in refused("evaluate", "--domain", "cat")
+
+
+def test_bad_box(refused, portrait):
+    assert "left,top,right,bottom" in refused("personalize", portrait, "--box", "1,2,3")
+
+
+def test_bad_number_format(refused, portrait):
+    assert "choose one of fp32" in refused("personalize", portrait, "--dtype", "int4")
 
 
 def test_bad_steps(refused):

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 
@@ -29,6 +30,27 @@ def test_five_steps_of_pretraining_lower_the_loss(model, data):
     assert all(p.grad is None for p in model.base.unet.parameters() if id(p) not in trained)
 
 
+def test_micro_batches_take_the_same_steps(base, faces):
+    losses, ends = [], []
+    for micro in (None, 3):
+        model = E4T.from_pretrained(DATA / "e4t-face", base)
+        losses.append([s["terms"]["loss"].item() for s in personalize(model, faces[0][0], faces[0][2], steps=3, batch=8, micro=micro)])
+        ends.append(torch.cat([p.detach().flatten() for p in model.parts()["offsets"]]))
+        model.detach()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and (ends[0] - ends[1]).norm() < 1e-2 * ends[0].norm()
+
+
+def test_contrast_needs_the_whole_batch(model, data):
+    with pytest.raises(ValueError, match="cannot be computed in micro-batches"):
+        next(pretrain(model, data, steps=1, batch=4, micro=2, contrastive=0.1))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is there")
+def test_eight_bits_without_bitsandbytes(model, data):
+    with pytest.raises(ValueError, match="needs bitsandbytes"):
+        next(pretrain(model, data, steps=1, eight_bit=True))
+
+
 def test_loss_is_diffusion_plus_weighted_l2_of_the_offset(model, data):
     torch.nn.init.normal_(model.encoder.join[-1].bias)
     part, noise, t = _draw(model, data, 4, 0, 0)
@@ -52,7 +74,7 @@ def test_mask_takes_the_background_out_of_the_loss(model, faces):
     assert data["mask"].shape == (4, 1, 16, 16) and 0 <= data["mask"].min() and data["mask"].max() <= 1
     part, noise, t = _draw(model, data, 4, 0, 0)
     error = (lambda s: (s["prediction"] - s["target"]).square())(model.predict(part, noise, t))
-    inside = (error * part["mask"]).sum() / (part["mask"].sum() * error.shape[1])
+    inside = torch.stack([(e * m).sum() / (m.sum() * len(e)) for e, m in zip(error, part["mask"])]).mean()
     assert torch.allclose(model.loss(part, noise, t, {})["diffusion"], inside, atol=1e-5)
 
 

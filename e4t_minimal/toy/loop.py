@@ -4,8 +4,9 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from tqdm.auto import trange
+
+from ..checkpoint import load_state, save_state
 
 CHECKPOINT_SECONDS = 180
 
@@ -34,32 +35,6 @@ def learning_rate(step: int, steps: int, warmup: int = 100) -> float:
     return min(1.0, (step + 1) / warmup) * (0.5 + 0.5 * torch.cos(torch.tensor(x * torch.pi)).item())
 
 
-def _save(folder: Path, model, average, optimizer, step: int, seconds: float):
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | {f"average.{k}": v for k, v in average.items()}
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, folder / "state.tmp", metadata={"step": str(step), "seconds": str(seconds)})
-    (folder / "state.tmp").rename(folder / "state.safetensors")
-
-
-def _load(folder: Path, model, average, optimizer) -> tuple[int, float]:
-    from safetensors import safe_open
-
-    with safe_open(folder / "state.safetensors", "pt") as file:
-        step, seconds = int(file.metadata()["step"]), float(file.metadata()["seconds"])
-    tensors = load_file(folder / "state.safetensors")
-    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    average.update({k[8:]: v for k, v in tensors.items() if k.startswith("average.")})
-    state = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, i, name = key.split(".", 2)
-            state.setdefault(int(i), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return step, seconds
-
-
 def train(name: str, model: torch.nn.Module, groups: list, loss_of_step, steps: int, folder: Path, seed: int = 0, resume: bool = False,
           check=None, check_every: int = 200, decay: float = 0.999) -> dict:
     """Train `model` in place and leave the averaged weights in it.
@@ -70,7 +45,12 @@ def train(name: str, model: torch.nn.Module, groups: list, loss_of_step, steps: 
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
     peak = [group["lr"] for group in optimizer.param_groups]
     average = {k: v.detach().clone() for k, v in model.state_dict().items() if v.is_floating_point()}
-    start, spent = _load(folder, model, average, optimizer) if resume and (folder / "state.safetensors").exists() else (0, 0.0)
+    start, spent = 0, 0.0
+    if resume and (folder / "state.safetensors").exists():
+        parts, facts = load_state(folder / "state.safetensors", optimizer)
+        model.load_state_dict(parts["model"])
+        average.update(parts["average"])
+        start, spent = facts["step"], facts["seconds"]
     autocast, begun, saved, smooth = bf16_is_faster(), time.time() - spent, time.time(), None
     bar = trange(start, steps, initial=start, total=steps, desc=name, mininterval=10)
     for step in bar:
@@ -99,7 +79,7 @@ def train(name: str, model: torch.nn.Module, groups: list, loss_of_step, steps: 
                 log.write(json.dumps(row) + "\n")
             bar.write(json.dumps(row))
         if time.time() - saved > CHECKPOINT_SECONDS or last:
-            _save(folder, model, average, optimizer, step + 1, time.time() - begun)
+            save_state(folder / "state.safetensors", {"model": model.state_dict(), "average": average}, optimizer, step=step + 1, seconds=time.time() - begun)
             saved = time.time()
     model.load_state_dict(average, strict=False)
     return {"steps": steps, "seconds": round(time.time() - begun)}

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from e4t_minimal.base import transparency
+from e4t_minimal.photos import LARGE, open_photo
+
+
+def halves(width=90, height=90):
+    """Red on the left, blue on the right."""
+    picture = Image.new("RGB", (width, height), "red")
+    picture.paste("blue", (width // 2, 0, width, height))
+    return picture
+
+
+def close(pixel, colour):
+    return all(abs(a - b) < 60 for a, b in zip(pixel, colour))
+
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def test_a_photo_stands_upright_as_the_camera_noted(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter to the right
+    halves().save(tmp_path / "x.jpg", exif=exif, quality=95)
+    picture, notes = open_photo(tmp_path / "x.jpg")
+    assert close(picture.getpixel((45, 5)), RED) and close(picture.getpixel((45, 85)), BLUE)
+    assert any("upright" in note for note in notes)
+
+
+@pytest.mark.parametrize("suffix, mode", [("jpg", "RGB"), ("jpg", "CMYK"), ("jpg", "L"), ("png", "L"), ("png", "P"), ("png", "LA"), ("png", "1"), ("png", "RGBA"),
+                                          ("webp", "RGB"), ("tif", "CMYK")])
+def test_every_mode_becomes_rgb(tmp_path, suffix, mode):
+    halves().convert(mode).save(tmp_path / f"x.{suffix}")
+    picture, notes = open_photo(tmp_path / f"x.{suffix}")
+    assert picture.size == (90, 90) and notes == [] and transparency(picture) is None
+    if mode in ("RGB", "CMYK", "P", "RGBA"):
+        assert close(picture.getpixel((10, 45))[:3], RED) and close(picture.getpixel((80, 45))[:3], BLUE)
+
+
+def test_a_palette_with_a_transparent_colour_keeps_it(tmp_path):
+    image = Image.new("P", (64, 64), 0)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.paste(1, (16, 16, 48, 48))
+    image.save(tmp_path / "x.png", transparency=0)
+    picture, _ = open_photo(tmp_path / "x.png")
+    assert picture.mode == "RGBA" and picture.getpixel((0, 0))[3] == 0 and picture.getpixel((32, 32)) == (0, 0, 255, 255)
+
+
+@pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
+def test_sixteen_bits_of_grey(tmp_path, name):
+    Image.fromarray(np.full((40, 40), 128 * 256, dtype=np.uint16)).save(tmp_path / name)
+    assert open_photo(tmp_path / name)[0].getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_the_middle_is_kept_and_the_user_is_told(tmp_path):
+    wide = Image.new("RGB", (120, 40), "white")
+    wide.paste("red", (40, 0, 80, 40))
+    wide.save(tmp_path / "x.png")
+    picture, notes = open_photo(tmp_path / "x.png")
+    assert picture.size == (40, 40) and picture.getcolors() == [(1600, RED)]
+    assert len(notes) == 1 and "120 x 40" in notes[0] and "--box" in notes[0]
+
+
+def test_a_box_is_kept_instead(tmp_path):
+    halves(200, 100).save(tmp_path / "x.png")
+    picture, notes = open_photo(tmp_path / "x.png", (0, 10, 50, 60))
+    assert picture.size == (50, 50) and picture.getcolors() == [(2500, RED)] and "0,10,50,60" in notes[0]
+    assert open_photo(tmp_path / "x.png", (190, 20, 200, 90))[0].size == (70, 70)  # the square around it, pushed inside
+    with pytest.raises(ValueError, match="does not lie in the picture"):
+        open_photo(tmp_path / "x.png", (0, 0, 300, 50))
+
+
+def test_what_is_not_transparent_is_kept(tmp_path):
+    picture = Image.new("RGBA", (200, 100))
+    picture.paste("red", (140, 20, 190, 90))
+    picture.save(tmp_path / "x.png")
+    kept, notes = open_photo(tmp_path / "x.png")
+    assert kept.size == (70, 70) and transparency(kept).getbbox() == (10, 0, 60, 70) and "transparent" in notes[0]
+
+
+def test_tiny_is_refused_and_huge_is_made_smaller(tmp_path):
+    halves(20, 20).save(tmp_path / "tiny.png")
+    with pytest.raises(ValueError, match="20 x 20 pixels: too small"):
+        open_photo(tmp_path / "tiny.png")
+    halves(9000, 5000).save(tmp_path / "huge.jpg")
+    picture, notes = open_photo(tmp_path / "huge.jpg")
+    assert picture.size == (LARGE, LARGE) and len(notes) == 2
+
+
+def test_a_bomb_is_refused(tmp_path, monkeypatch):
+    halves(100, 100).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="cannot be read"):
+        open_photo(tmp_path / "x.png")
