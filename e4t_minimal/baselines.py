@@ -11,7 +11,7 @@ from .base import Base
 from .encoder import Word
 from .model import E4T
 from .sample import sample
-from .train import OUTSIDE, T_MIN, prepare, show, tune
+from .train import GROUNDS, OUTSIDE, T_MIN, prepare, show, tune
 
 RARE = "x"  # DreamBooth's rare token: a word that the toy base has met in no caption
 
@@ -88,7 +88,7 @@ def learn(method: Method, model: E4T, image: Image.Image, mask: Image.Image | No
           steps: int = 100, batch: int = 16, factor: float = 1.0, seed: int = 0) -> Iterator[dict]:
     """As `personalize`: teach the model one picture, and yield the locals of every step. factor: on the method's learning rates."""
     word = model.placeholder.class_word
-    data = show(model, image, mask, f"a photo of {method.subject.format(word)}")
+    data = show(model, image, mask, f"a photo of {method.subject.format(word)}", GROUNDS if "outside" in dict(method.terms) else 0)
     beside = prepare(model, prior, [f"a photo of a {word}"] * len(prior), required=False) if method.prior else None
     groups = [{"params": learned(model, part), "lr": lr * factor} for part, lr in method.learns.items()]
     yield from tune(model, data, groups, steps, batch, dict(method.terms), seed, T_MIN, prior=beside)
