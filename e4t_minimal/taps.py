@@ -56,7 +56,7 @@ def _first(output, change):
 def taps(model, patterns, see, changing: bool):
     """While open, call see(name, tensor, t, part) wherever a tensor with a wanted name passes, and go on with what it returns.
 
-    t: the timestep (a tuple in training). part: which pass of the U-Net: "uncond", "cond", "both" (one batch, as diffusers' pipeline), "features" (E4T's, in training)."""
+    t: the timestep (a tuple in training). part: the U-Net's pass: "uncond", "cond", "both" (one batch, as diffusers' pipeline), "features" (E4T's, in training)."""
     e4t, base = (model, model.base) if hasattr(model, "placeholder") else (None, model)
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
         if not pattern.startswith("latent[") and not any(match(name, pattern) for name in names(model)):

@@ -1,5 +1,6 @@
 """Look inside: `trace` keeps every intermediate tensor under its name, `patch` changes one. Their names: see taps.py, or `names(model)`."""
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -9,8 +10,8 @@ from safetensors.torch import save_file
 from .taps import match, names, taps
 
 __all__ = ["Trace", "heat_maps", "names", "patch", "tokens", "trace"]
-AXES = {".delta": "n m", ".map": "B heads N T", ".to_": "B N D", ".attn": "B N D", "unet.": "B C h w", "latent": "B C h w", "guidance": "B C h w",
-        "text.": "B T D", "encoder.": "B D", "placeholder.": "B D", "": ""}
+AXES = {"*.delta": "n m", "*.attn1*.map": "B heads N N", "*.map": "B heads N T", "*.attn2*.to_[kv]": "B T D", "*.attn*": "B N D", "unet.*": "B C h w", "latent*": "B C h w",
+        "guidance.*": "B C h w", "text.*": "B T D", "encoder.*": "B D", "placeholder.*": "B D", "*": ""}
 
 
 class Trace:
@@ -40,7 +41,7 @@ class Trace:
 
         rows = []
         for name, found in self.kept.items():
-            x, letters = torch.cat([f.float().flatten() for f in found]), next(v for k, v in AXES.items() if k in name).split()
+            x, letters = torch.cat([f.float().flatten() for f in found]), next(v for k, v in AXES.items() if fnmatchcase(name, k)).split()
             shape = " ".join(f"{a}={n}" for a, n in zip(letters, found[0].shape))
             rows.append({"name": name, "calls": len(found), "shape": shape, "dtype": str(found[0].dtype).removeprefix("torch."), "mean": x.mean().item(),
                          "std": x.std(correction=0).item(), "min": x.min().item(), "max": x.max().item(), "norm": x.norm().item(), "NaNs": int(x.isnan().sum())})

@@ -16,7 +16,6 @@ from e4t_minimal.taps import layers
 from e4t_minimal.trace import heat_maps, names, patch, tokens, trace
 from e4t_minimal.train import _draw, personalize
 
-
 PROMPT = "a photo of S* on the beach"
 KINDS = {"sd1": ("epsilon", dict(attention_head_dim=8)), "sd2": ("v_prediction", dict(attention_head_dim=(2, 4), use_linear_projection=True))}
 
@@ -31,7 +30,7 @@ def pipe(request):
                                         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)).eval()
     unet = UNet2DConditionModel(sample_size=8, block_out_channels=(32, 64), norm_num_groups=8, layers_per_block=2, cross_attention_dim=32, **heads,
                                 down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
-    vae = AutoencoderKL(block_out_channels=(16, 16), norm_num_groups=8, latent_channels=4, down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2)
+    vae = AutoencoderKL(block_out_channels=(16, 16), norm_num_groups=8, down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2)
     scheduler = DDIMScheduler(beta_schedule="scaled_linear", prediction_type=prediction, clip_sample=False, steps_offset=1)
     pipe = StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
