@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from .taps import match, names, taps
 
 __all__ = ["Trace", "heat_maps", "names", "patch", "tokens", "trace"]
-AXES = {"*.delta": "n m", "*.attn1*.map": "B heads N N", "*.map": "B heads N T", "*.attn2*.to_[kv]": "B T D", "*.attn*": "B N D", "unet.*": "B C h w", "latent*": "B C h w",
-        "guidance.*": "B C h w", "text.*": "B T D", "encoder.*": "B D", "placeholder.*": "B D", "*": ""}
+AXES = {"*.delta": "n m", "*.attn1*.map": "B heads N N", "*.map": "B heads N T", "*.attn2*.to_[kv]": "B T D", "*.attn*": "B N D", "unet.*": "B C h w",
+        "latent*": "B C h w", "guidance.*": "B C h w", "text.*": "B T D", "encoder.*": "B D", "placeholder.*": "B D", "*": ""}
 
 
 class Trace:
