@@ -67,7 +67,7 @@ def avatar(one: Identity, scene: Scene = Scene()) -> Figure:
     """An identity of the toy world in a scene, its mask, and its caption. See `world.draw`."""
     image, text, mask = draw(one, scene)
     figure = grid([image, mask], ["the picture", "its mask"])
-    figure.supxlabel(fill(text, 60), fontsize=8)
+    figure.supxlabel(fill(text, 40), fontsize=8)
     return figure
 
 

@@ -78,14 +78,16 @@ def page(tmp_path):
                                     metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
     nbformat.write(book, tmp_path / "look.ipynb")
     lab, debug = free_port(), free_port()
-    here = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")))), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH"))))
+    here = os.environ | {"PYTHONPATH": path, "JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
     quiet, running = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}, []
     try:
-        running.append(subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={lab}", "--IdentityProvider.token=",
-                                         "--ServerApp.disable_check_xsrf=True", "--LabApp.news_url=None"], cwd=tmp_path, env=here, **quiet))
+        running.append(subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={lab}",
+                                         "--IdentityProvider.token="], cwd=tmp_path, env=here, **quiet))
         wait(lambda: urllib.request.urlopen(f"http://127.0.0.1:{lab}/api/status", timeout=5).status == 200, 120, "JupyterLab")
         running.append(subprocess.Popen([BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1400,1000",
-                                         f"--remote-debugging-port={debug}", f"--user-data-dir={tmp_path / 'profile'}", f"http://127.0.0.1:{lab}/lab/tree/look.ipynb?reset"], **quiet))
+                                         f"--remote-debugging-port={debug}", f"--user-data-dir={tmp_path / 'profile'}",
+                                         f"http://127.0.0.1:{lab}/lab/tree/look.ipynb"], **quiet))
         tabs = wait(lambda: [tab for tab in json.load(urllib.request.urlopen(f"http://127.0.0.1:{debug}/json", timeout=5)) if tab["type"] == "page"], 60, "the browser")
         page = Page(tabs[0]["webSocketDebuggerUrl"])
         yield page
