@@ -27,6 +27,7 @@ lab: install
 	$(BIN)/jupyter lab notebooks
 
 notebooks: install
+	$(BIN)/python notebooks/figures.py
 	$(BIN)/python notebooks/build.py all
 
 lint: install

@@ -7,6 +7,7 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -350,17 +351,19 @@ def render(name: str) -> Image.Image:
 
 
 def png(name: str) -> bytes:
-    """The file: the figure and its alternative text."""
+    """The file: the figure, its alternative text, and what drew it (another version may set letters a little differently)."""
     info, out = PngInfo(), BytesIO()
     info.add_itxt("Description", FIGURES[name][0])
+    info.add_text("Software", f"matplotlib {matplotlib.__version__}")
     render(name).save(out, format="png", optimize=True, pnginfo=info)
     return out.getvalue()
 
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    for old in FOLDER.glob("*.png"):
-        old.unlink()
     for name in FIGURES:
         (FOLDER / f"{name}.png").write_bytes(png(name))
         print(f"{name}: {(FOLDER / f'{name}.png').stat().st_size // 1024} KB")
+    for file in FOLDER.glob("*.png"):
+        if file.stem not in FIGURES:
+            file.unlink()

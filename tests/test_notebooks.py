@@ -1,18 +1,33 @@
 """Does the notebook suite check what it says? nbval compares no output of a cell without a count, and none at all without marked cells."""
+import base64
 import importlib.util
+import inspect
 import json
 import re
 from pathlib import Path
 
+import matplotlib
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image, ImageFilter
+
+from e4t_minimal import encoder, plots, sample, train
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks/solutions").glob("*.ipynb"))
-spec = importlib.util.spec_from_file_location("build", ROOT / "notebooks/build.py")
-build = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(build)
+
+
+def script(name):
+    """The module in notebooks/`name`.py."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"notebooks/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+build, figures = script("build"), script("figures")
 of_each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
 
 
@@ -79,9 +94,7 @@ def test_badge_opens_this_notebook_and_set_up_leaves_torch_alone(path):
 
 
 def test_colab_installs_only_what_is_missing(monkeypatch):
-    spec = importlib.util.spec_from_file_location("colab", ROOT / "notebooks/colab.py")
-    colab = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(colab)
+    colab = script("colab")
     assert colab.missing() == []
     monkeypatch.setattr(colab, "version", lambda name: "0.0.1")
     wanted = colab.missing()
@@ -93,3 +106,79 @@ def test_links_resolve(path):
     text = "\n".join(source(cell) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "markdown")
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith(("http", "attachment:"))]
     assert all((path.parent / link).exists() for link in links), links
+
+
+def unlike(a, b):
+    """How many pixels of either picture are more than 40 of 255 away from all that the other shows there, give or take a pixel."""
+    a, b, count = a.convert("RGB"), b.convert("RGB"), 0
+    for one, other in ((a, b), (b, a)):
+        low, high = (np.asarray(other.filter(kind(3)), int) for kind in (ImageFilter.MinFilter, ImageFilter.MaxFilter))
+        count += ((np.asarray(one, int) < low - 40) | (np.asarray(one, int) > high + 40)).any(-1).sum()
+    return count
+
+
+def coarsely_unlike(a, b):
+    """The largest difference between squares of 16 x 16 pixels, of 255: what remains comparable when another matplotlib sets the letters."""
+    return np.abs(np.asarray(a.convert("RGB").reduce(16), int) - np.asarray(b.convert("RGB").reduce(16), int)).max()
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_figure_is_what_the_script_draws(name):
+    file, drawn = Image.open(figures.FOLDER / f"{name}.png"), figures.render(name)
+    assert file.size == drawn.size and (figures.FOLDER / f"{name}.png").stat().st_size <= 40 * 1024
+    if file.text["Software"] == f"matplotlib {matplotlib.__version__}":
+        assert unlike(file, drawn) <= 10, "run notebooks/figures.py"
+    assert coarsely_unlike(file, drawn) <= 80, "run notebooks/figures.py"
+    assert file.text["Description"] == figures.FIGURES[name][0] and len(file.text["Description"]) >= 20
+
+
+def test_a_changed_drawing_is_noticed(monkeypatch):
+    before = figures.render("map-04")
+    assert unlike(before, before) == 0 and coarsely_unlike(before, figures.render("map-05")) > 80  # other boxes lit
+    x, y, w, h, text = figures.BOXES["result"]
+    for changed in ((x, y, w, h, "loss\nnoise"), (x + 2, y, w, h, text)):  # one letter; one pixel and a bit
+        monkeypatch.setitem(figures.BOXES, "result", changed)
+        assert unlike(before, figures.render("map-04")) > 10
+
+
+def shown(path):
+    """{name: cell} of the figures that a notebook shows."""
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    return {name: cell for cell in cells for name in re.findall(r'diagram\("([^"]*)"\)', source(cell))}
+
+
+@of_each
+def test_figures_resolve_and_their_outputs_carry_the_alternative_text(path):
+    assert f"map-{path.name[:2]}" in shown(path), "a notebook begins with the map, its own boxes lit"
+    for name, cell in shown(path).items():
+        file = figures.FOLDER / f"{name}.png"
+        output, = [output for output in cell["outputs"] if "image/png" in output.get("data", {})]
+        assert base64.b64decode("".join(output["data"]["image/png"])) == file.read_bytes(), "run the notebook again"
+        assert output["metadata"]["image/png"]["alt"] == Image.open(file).text["Description"]
+
+
+def test_every_figure_is_used():
+    to_come = {f"map-{number}" for number in figures.MAPS} - {f"map-{path.name[:2]}" for path in NOTEBOOKS}
+    files = {file.stem for file in figures.FOLDER.iterdir()}
+    assert files == set(figures.FIGURES) and files - {name for path in NOTEBOOKS for name in shown(path)} <= to_come
+
+
+def test_figures_of_the_readme_resolve_and_say_the_same():
+    found = re.findall(r"!\[(.*?)\]\(notebooks/figures/(.*?)\.png\)", (ROOT / "README.md").read_text())
+    assert found and all(alt == figures.FIGURES[name][0] for alt, name in found)
+
+
+def test_a_figure_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="no figure 'mop'.*map-00"):
+        plots.diagram("mop")
+
+
+def test_numbers_in_figures_are_the_modules():
+    def default(function, name):
+        return inspect.signature(function).parameters[name].default
+
+    phases, one, many = figures.FIGURES["phases-08"][0], train.personalize, train.pretrain
+    for words in (f"from {train.T_MIN} up", f"on {train.GROUNDS} grounds", f"plus {train.OUTSIDE:.0f} times the change", f"under {default(one, 'batch')} noises",
+                  f"plus {default(one, 'l2')} times the squared", f"plus {default(many, 'l2')} times the squared", f"5 to {default(one, 'steps')} steps"):
+        assert words in phases
+    assert f"{default(sample.sample, 'steps')} times" in figures.FIGURES["sampling-02"][0] and default(encoder.Encoder, "s") == 0.1
