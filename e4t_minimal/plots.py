@@ -1,4 +1,5 @@
 """Pictures of the above."""
+from html import escape
 from textwrap import fill
 
 import matplotlib.pyplot as plt
@@ -37,12 +38,15 @@ def grid(pictures: list[Image.Image], titles: list[str] | None = None, columns: 
 
 
 def diagram(name: str):
-    """A conceptual figure of notebooks/figures/, which `notebooks/figures.py` draws, to be shown in a notebook with its alternative text.
+    """Show a conceptual figure of notebooks/figures/, which `notebooks/figures.py` draws, in a notebook; below it, folded, the same in words.
 
-    It is looked for beside the package, so that it is also found where the notebook runs in another folder (Colab). ValueError if there is none of that name."""
+    The words are in the output's metadata too (`alt`), which JupyterLab 4 does not pass on to a screen reader. The file is looked for beside the package, so that
+    it is also found where the notebook runs in another folder (Colab). ValueError if there is none of that name."""
+    from IPython.display import HTML, display
     from IPython.display import Image as Shown
 
     path = DATA.parent / "notebooks" / "figures" / f"{name}.png"
     if not path.exists():
         raise ValueError(f"There is no figure {name!r} in {path.parent}; those of the notebooks are {sorted(other.stem for other in path.parent.glob('*.png'))}.")
-    return Shown(filename=str(path), retina=True, alt=Image.open(path).text["Description"])
+    words = Image.open(path).text["Description"]
+    display(Shown(filename=str(path), retina=True, alt=words), HTML(f"<details><summary>The figure in words</summary>{escape(words)}</details>"))

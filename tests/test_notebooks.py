@@ -1,5 +1,6 @@
 """Does the notebook suite check what it says? nbval compares no output of a cell without a count, and none at all without marked cells."""
 import base64
+import html
 import importlib.util
 import inspect
 import json
@@ -152,9 +153,10 @@ def test_figures_resolve_and_their_outputs_carry_the_alternative_text(path):
     assert f"map-{path.name[:2]}" in shown(path), "a notebook begins with the map, its own boxes lit"
     for name, cell in shown(path).items():
         file = figures.FOLDER / f"{name}.png"
-        output, = [output for output in cell["outputs"] if "image/png" in output.get("data", {})]
-        assert base64.b64decode("".join(output["data"]["image/png"])) == file.read_bytes(), "run the notebook again"
-        assert output["metadata"]["image/png"]["alt"] == Image.open(file).text["Description"]
+        picture, words = cell["outputs"]
+        assert base64.b64decode("".join(picture["data"]["image/png"])) == file.read_bytes(), "run the notebook again"
+        alt = Image.open(file).text["Description"]
+        assert picture["metadata"]["image/png"]["alt"] == alt and html.escape(alt) in "".join(words["data"]["text/html"])
 
 
 def test_every_figure_is_used():
@@ -182,3 +184,8 @@ def test_numbers_in_figures_are_the_modules():
                   f"plus {default(one, 'l2')} times the squared", f"plus {default(many, 'l2')} times the squared", f"5 to {default(one, 'steps')} steps"):
         assert words in phases
     assert f"{default(sample.sample, 'steps')} times" in figures.FIGURES["sampling-02"][0] and default(encoder.Encoder, "s") == 0.1
+
+
+def test_the_drawn_offset_is_computed_and_folds():
+    *_, delta, left, right = figures.example()
+    assert np.allclose(delta, left @ right.T) and np.linalg.matrix_rank(delta) == 3
