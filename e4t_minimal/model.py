@@ -41,7 +41,7 @@ class E4T:
         return sum(self.parts().values(), [])
 
     def fold(self):
-        """Replace every offset by its rank-3 form: the same Delta, a hundredth of the numbers."""
+        """Replace every offset by its rank-3 form: the same Delta in 3 (n + m) numbers."""
         folded = fold(self.offsets)
         remove_offsets(self.base.unet)
         self.offsets = add_offsets(self.base.unet, folded)
