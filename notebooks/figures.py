@@ -123,8 +123,8 @@ def row(seed: int, count: int = 8) -> np.ndarray:
 @figure("word-03", 322, colors=64)
 def word(sheet):
     """How S* enters a prompt. The prompt 'a photo of S*' is cut into the tokens start, a, photo, of, S*, end. Each token's row is looked up in the table of
-    embeddings; in the place of S* a vector from outside is put instead, D numbers wide as all rows. Only then does the text encoder let all rows look at one
-    another. Out comes one row of D numbers per token, which the U-Net reads in its cross-attention."""
+    embeddings; in the place of S* a vector from outside is put instead, D numbers wide as all rows. Only then comes the text encoder, where each row looks at
+    itself and at those before it, S* as any other word. Out comes one row of D numbers per token, which the U-Net reads in its cross-attention."""
     for y, text in ((32, "tokens"), (102, "their rows in\nthe table"), (192, "text encoder"), (256, "what it says,\n(T, D)"), (302, "next")):
         sheet.write(20, y, text, 12, ha="left", weight="bold")
     for i, token in enumerate(("start", "a", "photo", "of", "S*", "end")):
@@ -140,16 +140,17 @@ def word(sheet):
     sheet.axis.plot([528, 528], [48, 62], color="#555555", linewidth=1.1)
     sheet.write(528, 68, "×", 22, weight="bold")
     sheet.box(775, 70, 170, 58, "a vector of our choice,\nD numbers", LIT)
-    sheet.box(396, 192, 530, 48, "all rows look at one another: S* takes part as any word does")
+    sheet.box(396, 192, 530, 48, "each row looks at itself and at those before it,\nS* as any other word")
     sheet.write(396, 302, "all T rows go to the U-Net, which reads them in its cross-attention")
 
 
 @figure("encoder-04", 350)
 def encoder(sheet):
-    """The encoder, drawn with the sizes of the toy. Upper half: the picture goes through the six layers of the CLIP vision tower; the CLS token after layers 2, 4
-    and 6 goes through a linear layer each; their average goes through LeakyReLU. Lower half: the noisy latents z_t, with t and the empty prompt, go through the
-    U-Net's first half, three down blocks and the mid block; each output is averaged over all places; side by side they go through a linear layer and LeakyReLU.
-    Both halves, side by side, go through two linear layers: E. The embedding of S* is the class word's embedding plus s times E."""
+    """The encoder, drawn with the sizes of the toy. Upper half: the picture goes through the six layers of the frozen CLIP vision tower; the CLS token after layers
+    2, 4 and 6 goes through a LayerNorm and a linear layer, each its own; their average goes through LeakyReLU. Lower half: the noisy latents z_t, with t and the
+    empty prompt, go through the first half of the U-Net, three down blocks and the mid block; each output is averaged over all places; side by side they go
+    through LayerNorm, a linear layer and LeakyReLU. Both halves, side by side, go through two linear layers: E. The embedding of S* is the class word's embedding
+    plus s times E, with s = 0.1. Thick frames: what learns."""
     sheet.box(62, 90, 96, 50, "the picture")
     sheet.arrow((110, 90), (136, 90))
     sheet.write(233, 24, "CLIP vision tower, frozen", 11, color="#444444")
@@ -158,21 +159,21 @@ def encoder(sheet):
         sheet.box(x, 90, 25, 88, str(i + 1), LIT if lit else PLAIN, round=4)
         if lit:
             y = 158 - 9 * (i // 2)
-            sheet.arrow((x, 134), (x, y), (345, y))
+            sheet.arrow((x, 134), (x, y), (343, y))
     sheet.write(300, 169, "[CLS]", 11)
-    sheet.box(395, 144, 100, 62, "a linear layer\nfor each\n[CLS]", thick=True)
-    sheet.arrow((445, 144), (470, 144))
+    sheet.box(397, 144, 108, 62, "LayerNorm and\nlinear layer,\neach its own", thick=True)
+    sheet.arrow((451, 144), (470, 144))
     sheet.box(522, 144, 104, 50, "average,\nLeakyReLU")
     sheet.box(62, 272, 96, 66, "$z_t$, t and the\nempty prompt")
     sheet.arrow((110, 272), (138, 272))
-    sheet.write(239, 340, "first half of the U-Net, frozen", 11, color="#444444")
+    sheet.write(239, 340, "first half of the U-Net", 11, color="#444444")
     for i, (text, h) in enumerate((("down", 108), ("down", 90), ("down", 72), ("mid", 54))):
         x = 164 + 50 * i
         sheet.box(x, 272, 43, h, text, LIT, size=11, round=4)
-        sheet.arrow((x, 272 - h / 2), (x, 208), (345, 208))
+        sheet.arrow((x, 272 - h / 2), (x, 208), (343, 208))
     sheet.write(268, 196, "mean over places", 11)
-    sheet.box(395, 222, 100, 54, "side by side,\na linear layer", thick=True)
-    sheet.arrow((445, 222), (470, 222))
+    sheet.box(397, 222, 108, 62, "side by side,\nLayerNorm and\nlinear layer", thick=True)
+    sheet.arrow((451, 222), (470, 222))
     sheet.box(522, 222, 104, 50, "LeakyReLU")
     sheet.arrow((574, 144), (590, 144), (590, 176), (606, 176))
     sheet.arrow((574, 222), (590, 222), (590, 192), (606, 192))
