@@ -314,7 +314,7 @@ def training(sheet):
     sheet.write(540, 312, "all else is frozen", 11, color="#444444")
 
 
-@figure("phases-08", 338)
+@figure("phases-07", 338)
 def phases(sheet):
     """The two phases side by side, as a table. Phase 1, domain pretraining: many people of one domain; captions with S* and the scene; all timesteps, 0 to 999;
     diffusion loss over the whole picture, plus 0.01 times the squared length of s E; encoder and weight offsets learn, from S* = face and Delta = 0, in many steps,
