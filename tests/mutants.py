@@ -43,9 +43,9 @@ MUTANTS = [
     Mutant("offsets not applied to K", "offsets.py", "to_[qkv]$", "to_[qv]$", "test_offsets.py::test_zero_start_leaves_the_model_bit_equal", "05"),
     Mutant("features from the wrong timestep", "encoder.py", "            unet(z_t, t, hidden)\n", "            unet(z_t, 999 - t, hidden)\n",
            "test_encoder.py::test_half_a_pass_gives_the_features_of_a_whole_one", "04"),
-    Mutant("the mask forgotten", "model.py", 'error = error * data["mask"] / data["mask"].mean()', "pass",
+    Mutant("the mask forgotten", "model.py", 'error = error * data["mask"] /', 'error = 0 * data["mask"] + error #',
            "test_train.py::test_mask_takes_the_background_out_of_the_loss", "08"),
-    Mutant("S* predicted only once", "sample.py", "        if concept:\n            embedding", "        if concept and conditional is None:\n            embedding",
+    Mutant("S* predicted only once", "sample.py", "if concept:\n                embedding", "if concept and conditional is None:\n                embedding",
            "test_sample.py::test_s_is_predicted_again_at_every_step", "08"),
 ]
 
