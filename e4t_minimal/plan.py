@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .architectures import build
 from .model import E4T
 from .offsets import fold
-from .train import OUTSIDE, backward
+from .train import OUTSIDE, backward, before
 
 PHASES = ("personalize", "pretrain")
 
@@ -89,15 +89,15 @@ def plan(architecture: str | dict, phase: str = "personalize", batch: int = 16, 
         trained = model.parameters()
         live.peak = live.now  # what came and went while the model was built does not count
         at_work = _prepare(model, pictures) if phase == "personalize" else None
+        start = [p.detach().clone() for p in trained] if at_work else None  # for the term "outside"
         if at_work:
-            at_work["before"] = at_work["latents"]  # as large as what the U-Net said before the first step
             at_work = {k: v.expand(batch, *v.shape[1:]).clone() for k, v in at_work.items()}
         state = [torch.zeros_like(p, dtype=torch.uint8 if eight_bit else None) for p in trained for _ in range(2)]
 
         def step():
             data = at_work or {k: torch.cat([v] * (batch // micro + 1))[:batch] for k, v in _prepare(model, micro).items()}
             noise, t = torch.randn_like(data["latents"]), torch.zeros(batch, dtype=torch.long)
-            backward(lambda *some: model.loss(*some, {"l2": 0.1, "outside": OUTSIDE}), data, noise, t, micro)
+            backward(lambda some, *at: model.loss(some | before(model, trained, start, some, *at), *at, {"l2": 0.1, "outside": OUTSIDE}), data, noise, t, micro)
 
         step()
         gradients = [p.grad for p in trained]

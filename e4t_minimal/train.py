@@ -122,15 +122,14 @@ def tune(model: E4T, data: dict, groups: list[dict], steps: int, batch: int, wei
     micro: rows at a time, see `backward`; not with "contrastive", which looks at the whole batch. In fp16 the loss is scaled, so that small gradients live."""
     if micro and "contrastive" in weights:
         raise ValueError("The contrastive term compares all pictures of a batch: it cannot be computed in micro-batches. Leave out `micro`.")
-    before = predictions(model, data, steps, batch, seed, t_min, micro) if weights.get("outside") and data["mask"] is not None else None
     optimizer, learned = adamw(groups, eight_bit), [p for group in groups for p in group["params"]]
+    start = [p.detach().clone() for p in learned] if weights.get("outside") and data["mask"] is not None else None
     scaler = torch.amp.GradScaler(model.base.device.type, init_scale=2.0 ** 10, enabled=model.base.dtype == torch.float16)
     for step in range(steps):
         part, noise, t = _draw(model, data, batch, seed, step, t_min)
-        part |= {"before": before[step]} if before else {}
         model.encoder.train()
         optimizer.zero_grad()
-        terms = backward(lambda *some: model.loss(*some, weights), part, noise, t, micro, scaler.scale)
+        terms = backward(lambda some, *at: model.loss(some | before(model, learned, start, some, *at), *at, weights), part, noise, t, micro, scaler.scale)
         loss = terms["loss"]
         if prior:
             loss = loss + backward(lambda *some: model.loss(*some, {}), *_draw(model, prior, batch, seed + 1, step, t_min), micro, scaler.scale)["loss"]
@@ -144,11 +143,17 @@ def tune(model: E4T, data: dict, groups: list[dict], steps: int, batch: int, wei
 
 
 @torch.no_grad()
-def predictions(model: E4T, data: dict, steps: int, batch: int, seed: int, t_min: int = 0, micro: int | None = None) -> list[torch.Tensor]:
-    """What the U-Net says now, (batch, C, h, w) each, at the noises that `steps` steps of training are going to draw."""
-    drawn = (_draw(model, data, batch, seed, step, t_min) for step in range(steps))
-    return [torch.cat([model.predict(select(part, rows), noise[rows], t[rows])["prediction"] for rows in torch.arange(batch).split(micro or batch)])
-            for part, noise, t in drawn]
+def before(model: E4T, learned: list[torch.nn.Parameter], start: list[torch.Tensor] | None, part: dict, noise: torch.Tensor, t: torch.Tensor) -> dict:
+    """{"before": what the U-Net said, (B, C, h, w), when `learned` were still what they were at the `start`}; {} without a start."""
+    if start is None:
+        return {}
+    for p, value in zip(learned, start):
+        p.data, value.data = value.data, p.data
+    try:
+        return {"before": model.predict(part, noise, t)["prediction"]}
+    finally:
+        for p, value in zip(learned, start):
+            p.data, value.data = value.data, p.data
 
 
 def groups(model: E4T, lr: float, offsets_lr: float) -> list[dict]:

@@ -56,7 +56,7 @@ def test_outside_the_mask_a_personalized_model_says_what_it_said(base, faces):
 
 def test_without_a_mask_there_is_no_outside(base, faces):
     state = next(personalize(E4T(base, "face"), faces[0][0], None, steps=1, batch=2))
-    assert state["before"] is None and state["terms"]["outside"] == 0
+    assert state["start"] is None and state["terms"]["outside"] == 0
 
 
 def test_the_subject_is_put_before_other_grounds(model, faces):
