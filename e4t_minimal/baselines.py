@@ -86,9 +86,11 @@ def class_pictures(base: Base, class_word: str, count: int = 64, seed: int = 1_0
 
 def learn(method: Method, model: E4T, image: Image.Image, mask: Image.Image | None = None, prior: list[Image.Image] | None = None,
           steps: int = 100, batch: int = 16, factor: float = 1.0, seed: int = 0) -> Iterator[dict]:
-    """As `personalize`: teach the model one picture, and yield the locals of every step. factor: on the method's learning rates."""
+    """As `personalize`: teach the model one picture, and yield the locals of every step. factor: on the method's learning rates.
+
+    batch: rows of a step in all; with pictures of the class beside, half of the rows are theirs."""
     word = model.placeholder.class_word
     data = show(model, image, mask, f"a photo of {method.subject.format(word)}", GROUNDS if "outside" in dict(method.terms) else 0)
     beside = prepare(model, prior, [f"a photo of a {word}"] * len(prior), required=False) if method.prior else None
     groups = [{"params": learned(model, part), "lr": lr * factor} for part, lr in method.learns.items()]
-    yield from tune(model, data, groups, steps, batch, dict(method.terms), seed, T_MIN, prior=beside)
+    yield from tune(model, data, groups, steps, batch // 2 if method.prior else batch, dict(method.terms), seed, T_MIN, prior=beside)

@@ -1,8 +1,11 @@
 """The paper's claim as an experiment that could come out otherwise: every method on the same pictures, identity against steps and seconds."""
 import multiprocessing
+import os
+import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +28,9 @@ FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # on a method's learning rates, in the sea
 
 @dataclass(frozen=True)
 class Run:
-    """One method learning one person (their number in the split), scored after each number of steps in `stops`."""
+    """One method learning one person (their number in the split), scored after each number of steps in `stops`.
+
+    weights: the domain whose E4T is used (default: the person's own)."""
     method: str
     person: int
     stops: tuple[int, ...]
@@ -35,6 +40,7 @@ class Run:
     batch: int = 16
     seed: int = 0
     bf16: bool = False
+    weights: str = ""
 
     def key(self, steps: int) -> dict:
         return {k: v for k, v in asdict(self).items() if k != "stops"} | {"steps": steps}
@@ -46,7 +52,7 @@ class Run:
         method, one, spent = METHODS[self.method], identity(self.domain, self.split, self.person), 0.0
         image, _, mask = draw(one, Scene())
         prompts = [prompt.format(method.subject.format(self.domain)) for _, prompt, _ in PROMPTS]
-        with begin(method, base, self.domain, DATA / f"e4t-{self.domain}") as model:
+        with begin(method, base, self.domain, DATA / f"e4t-{self.weights or self.domain}") as model:
             loop = learn(method, model, image, mask, prior, max(self.stops), self.batch, self.factor, self.seed)
             for step in range(max(self.stops) + 1):
                 if step > 0:
@@ -84,7 +90,7 @@ def picture_path(path: Path, method: str, person: int) -> Path:
 
 def _work(path: Path, runs: list[Run]):
     """All runs of one method, in a process of its own, so that its peak memory is its own."""
-    first, base, judge = runs[0], load_base("toy"), Judge.from_pretrained()
+    first, base, judge, code = runs[0], load_base("toy"), Judge.from_pretrained(), commit()
     with torch.autocast("cpu", torch.bfloat16, enabled=first.bf16, cache_enabled=False), \
             tqdm(total=sum(max(run.stops) for run in runs), desc=f"{first.method}, steps", mininterval=5) as bar:
         prior = class_pictures(base, first.domain) if METHODS[first.method].prior else None
@@ -93,36 +99,42 @@ def _work(path: Path, runs: list[Run]):
             if run.person < KEPT and run.split == "held-out":
                 path.with_suffix("").mkdir(exist_ok=True)
                 strip(found[-1][1]).save(picture_path(path, run.method, run.person), quality=92)
-            append_rows(path, [row for row, _ in found])
+            append_rows(path, [row | {"commit": code} for row, _ in found])
 
 
-def plan(domain: str, identities: int, quick: bool = False, search: bool = False, seed: int = 0, bf16: bool = False) -> list[Run]:
-    """The runs of `e4t bench`: the comparison, its quick form, or the search of learning rates on validation identities."""
+def plan(domain: str, identities: int, quick: bool = False, search: bool = False, methods: tuple[str, ...] = (), **how) -> list[Run]:
+    """The runs of `e4t bench`: the comparison, its quick form, or the search of learning rates on validation identities.
+
+    methods: some of METHODS (default: all). how: seed, bf16, weights of every `Run`."""
+    if unknown := set(methods) - set(METHODS):
+        raise ValueError(f"There is no method {', '.join(sorted(unknown))}; choose from {', '.join(METHODS)}.")
+    chosen = {name: METHODS[name] for name in methods or METHODS}
     if search:
-        return [Run(name, i, (15 if method.pretrained else 50,), domain, "validation", factor, seed=seed, bf16=bf16)
-                for name, method in METHODS.items() for factor in FACTORS for i in range(3)]
+        return [Run(name, i, (15 if method.pretrained else 50,), domain, "validation", factor, **how)
+                for name, method in chosen.items() for factor in FACTORS for i in range(2)]
     short, long = ((0, 5, 10), (10, 20)) if quick else ((0, 1, 2, 3, 5, 10, 15), (0, 10, 25, 50, 100, 200))
-    return [Run(name, i, short if method.pretrained else long, domain, seed=seed, bf16=bf16)
-            for name, method in METHODS.items() for i in range(4 if quick else identities)]
+    return [Run(name, i, short if method.pretrained else long, domain, batch=8 if quick else 16, **how)
+            for name, method in chosen.items() for i in range(4 if quick else identities)]
+
+
+def finished(path: Path, runs: list[Run]) -> list[dict]:
+    """Those rows of the JSON Lines file `path` that belong to `runs`."""
+    wanted = [run.key(step) for run in runs for step in run.stops]
+    return [row for row in read_rows(path) if {k: row.get(k) for k in wanted[0]} in wanted] if wanted else []
 
 
 def execute(path: Path, runs: list[Run]) -> list[dict]:
     """Do those of `runs` that the JSON Lines file `path` does not hold yet, add their rows to it, and return the rows of all `runs`."""
-    def rows_of(runs, rows):
-        wanted = [run.key(step) for run in runs for step in run.stops]
-        return [row for row in rows if {k: row.get(k) for k in wanted[0]} in wanted] if wanted else []
-
     path.parent.mkdir(parents=True, exist_ok=True)
     for method in dict.fromkeys(run.method for run in runs):
-        known = read_rows(path)
-        missing = [run for run in runs if run.method == method and len(rows_of([run], known)) < len(run.stops)]
+        missing = [run for run in runs if run.method == method and len(finished(path, [run])) < len(run.stops)]
         if missing:
             worker = multiprocessing.get_context("spawn").Process(target=_work, args=(path, missing))
             worker.start()
             worker.join()
             if worker.exitcode:
                 raise ValueError(f"The run of {method} broke off with status {worker.exitcode}. What is finished stands in {path}; the same command goes on from there.")
-    return rows_of(runs, read_rows(path))
+    return finished(path, runs)
 
 
 def summarise(rows: list[dict]) -> dict:
@@ -138,9 +150,28 @@ def summarise(rows: list[dict]) -> dict:
     goal = out.get("E4T", {}).get("steps", {}).get(10)
     for found in out.values() if goal else ():
         reached = [n for n, at in found["steps"].items() if at["identity"]["mean"] >= goal["identity"]["mean"]]
-        found["reaches E4T at 10 steps"] = {"steps": reached[0], "seconds": found["steps"][reached[0]]["seconds"]["mean"],
-                                            "prompt": found["steps"][reached[0]]["prompt"]["mean"]} if reached else f"not within {max(found['steps'])} steps"
+        found["reaches E4T at 10 steps"] = f"not within {max(found['steps'])} steps"
+        if reached:
+            at = {k: found["steps"][reached[0]][k]["mean"] for k in ("seconds", "prompt")}
+            found["reaches E4T at 10 steps"] = {"steps": reached[0], **at, "times E4T's seconds": round(at["seconds"] / goal["seconds"]["mean"], 1)}
     return out
+
+
+def commit() -> str | None:
+    """The commit that this code is, with a + if tracked files have changed since; None outside git."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + "+" * bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def machine() -> dict:
+    """What seconds depend on."""
+    gigabytes = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30) if hasattr(os, "sysconf") else None
+    return {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "memory in GiB": gigabytes, "torch": torch.__version__, "diffusers": version("diffusers")}
 
 
 def summarise_search(rows: list[dict]) -> dict:

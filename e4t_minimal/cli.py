@@ -197,20 +197,27 @@ def evaluate(domain: str = "face", identities: Annotated[int, typer.Option(min=2
 
 
 @command
-def bench(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] = 16, quick: Annotated[bool, typer.Option(help="4 identities, few steps.")] = False,
+def bench(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] = 16,
+          quick: Annotated[bool, typer.Option(help="4 identities, few steps, batch 8.")] = False,
           search: Annotated[bool, typer.Option(help="Try learning rates on validation identities instead.")] = False,
+          method: Annotated[list[str] | None, typer.Option(help="Do this one now; may be given several times. The report is of all that are done.")] = None,
+          weights: Annotated[str, typer.Option(help="Another domain, whose E4T has to learn these people.")] = "",
           bf16: Bf16 = False, seed: int = 0,
           out: Annotated[Path, typer.Option(help="Folder for .jsonl, .json and .png.")] = Path("docs/results")):
     """E4T against Textual Inversion, DreamBooth and LoRA: identity after steps and seconds. Stopped runs go on where they were."""
-    from .bench import curves, execute, plan, summarise, summarise_search
+    from .bench import curves, execute, finished, machine, plan, summarise, summarise_search
 
-    name = f"search-{domain}" if search else f"bench-{domain}" + "-quick" * quick
-    rows = execute(out / f"{name}.jsonl", plan(domain, identities, quick, search, seed, bf16))
+    name = ("search-" if search else "bench-") + domain + f"-on-{weights}" * bool(weights) + "-quick" * quick
+    path, how = out / f"{name}.jsonl", dict(bf16=bf16, seed=seed, weights=weights)
+    execute(path, plan(domain, identities, quick, search, tuple(method or ()), **how))
+    rows = finished(path, plan(domain, identities, quick, search, **how))
     figures = summarise_search(rows) if search else summarise(rows)
     if not search:
         with replacing(out / f"{name}.png") as new:
             curves(figures).savefig(new, format="png")
-    write_report(figures, out / f"{name}.json")
+    asked = f"e4t bench --domain {domain} --identities {identities}" + " --quick" * quick + " --search" * search + f" --weights {weights}" * bool(weights)
+    write_report({"command": asked + " --bf16" * bf16 + f" --seed {seed}", "commits": sorted({row["commit"] or "" for row in rows}), "machine": machine(),
+                  "methods": figures}, out / f"{name}.json")
 
 
 from . import cli_real  # noqa: E402, F401  more commands of the same app

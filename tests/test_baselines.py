@@ -24,7 +24,8 @@ def test_a_method_learns_what_it_says_and_leaves_the_base_as_it_was(base, faces,
     with begin(method, base, "face", DATA / "e4t-face") as model:
         start = {part: [p.clone() for p in learned(model, part)] for part in method.learns}
         words = [p.clone() for p in model.encoder.parameters()]
-        states = list(learn(method, model, faces[0][0], faces[0][2], prior, steps=2, batch=2))
+        states = list(learn(method, model, faces[0][0], faces[0][2], prior, steps=2, batch=4))
+        assert len(states[0]["t"]) == (2 if method.prior else 4)  # half of the rows are the prior's
         assert [s["step"] for s in states] == [0, 1] and torch.isfinite(states[-1]["loss"])
         for part, old in start.items():
             assert old and any(not torch.equal(a, b) for a, b in zip(old, learned(model, part)))
@@ -73,6 +74,12 @@ def test_plan_gives_every_method_the_same_people_and_searches_elsewhere():
     runs = plan("face", 16)
     assert {name: [run.person for run in runs if run.method == name] for name in METHODS} == {name: list(range(16)) for name in METHODS}
     assert {run.split for run in runs} == {"held-out"} and {run.split for run in plan("face", 16, search=True)} == {"validation"}
+
+
+def test_plan_takes_some_methods_and_names_one_that_is_unknown():
+    assert {run.method for run in plan("face", 2, methods=("LoRA",))} == {"LoRA"}
+    with pytest.raises(ValueError, match="no method Lora; choose from E4T"):
+        plan("face", 2, methods=("Lora",))
 
 
 def made_up(method, steps, identity, who=(0, 1)):
