@@ -4,6 +4,7 @@ import pickle
 import re
 import shutil
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from .base import Base
+from .encoder import Word
 from .model import E4T
 from .offsets import FoldedOffset, attention_projections
 from .sample import start_noise
@@ -80,6 +82,19 @@ def fixed_word(model: E4T, image: Image.Image | None = None, looks: int = 16, se
         z_t, _ = base.noisy(latents, noise[None], one[None])
         words.append(model.embedding(view, model.features(z_t, one[None]))[0])
     return torch.cat(words).mean(0)
+
+
+@contextmanager
+def fixed(model: E4T, image: Image.Image | None = None):
+    """Inside, S* is `fixed_word` at every step, for whatever picture: to see what predicting it anew is worth."""
+    encoder, word = model.encoder, Word.for_base(model.base).to(model.base.device)
+    with torch.no_grad():
+        word.offset.copy_(fixed_word(model, image) - model.placeholder.class_embedding)
+    model.encoder = word
+    try:
+        yield
+    finally:
+        model.encoder = encoder
 
 
 def merged(model: E4T) -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 """How one knows that it worked: a judge that has seen only drawn pictures, and scores that it gives."""
 import time
+from contextlib import nullcontext
 from itertools import combinations
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from . import DATA
 from .base import Base, square
+from .convert import fixed
 from .model import E4T
 from .sample import sample
 from .scenery import BACKGROUNDS, STYLES
@@ -105,10 +107,10 @@ def _summary(rows: list[dict], floor: list[dict], ceiling: list[float]) -> dict:
 
 
 def evaluate(base: Base, weights: str | Path, domain: str, identities: int = 32, steps: tuple = (0, 5, 15), split: str = "held-out", seed: int = 0,
-             progress=lambda text: None, **how) -> dict:
+             progress=lambda text: None, fixed_embedding: bool = False, **how) -> dict:
     """Everything that is known about a domain's E4T: floor, ceiling, gap, and scores and diversity per number of steps, as a JSON-able dict.
 
-    The pictures are drawn on white, with the mask that the toy world knows. `how` goes to `personalize`.
+    The pictures are drawn on white, with the mask that the toy world knows. fixed_embedding: draw with one S*, see `convert.fixed`. `how` goes to `personalize`.
     """
     judge, people = Judge.from_pretrained(), [identity(domain, split, i) for i in range(identities)]
     E4T.from_pretrained(weights, base).detach()  # a wrong folder should be found now, not after the floor
@@ -117,7 +119,8 @@ def evaluate(base: Base, weights: str | Path, domain: str, identities: int = 32,
     with torch.no_grad():
         rebuilt = base.decode(base.encode(base.pixels(images)))
     drawn_right, ceiling = ([identity_score(r, one) for r, one in zip(judge.read(ones), people)] for ones in (images, rebuilt))
-    report = {"domain": domain, "split": split, "identities": identities, "seed": seed, **how, "judge": interval(drawn_right), "ceiling": interval(ceiling)}
+    report = {"domain": domain, "split": split, "identities": identities, "seed": seed, "fixed_embedding": fixed_embedding, **how,
+              "judge": interval(drawn_right), "ceiling": interval(ceiling)}
 
     def look(model, subject, i):
         prompts = [p.format(subject) for p in (*(p for _, p, _ in PROMPTS), *["a photo of {}"] * 8)]
@@ -138,6 +141,7 @@ def evaluate(base: Base, weights: str | Path, domain: str, identities: int = 32,
                 next(loop)
                 spent += time.perf_counter() - start
             if n in rows:
-                rows[n].append(look(model, model.placeholder.token, i) | {"seconds": spent})
+                with fixed(model, image) if fixed_embedding else nullcontext():
+                    rows[n].append(look(model, model.placeholder.token, i) | {"seconds": spent})
         model.detach()
     return report | {"steps": {str(n): _summary(found, floor, ceiling) for n, found in rows.items()}}

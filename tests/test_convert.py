@@ -9,8 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from e4t_minimal import DATA
-from e4t_minimal.convert import export, fixed_word, import_public, merged
-from e4t_minimal.encoder import Word
+from e4t_minimal.convert import export, fixed, fixed_word, import_public, merged
 from e4t_minimal.model import E4T
 from e4t_minimal.offsets import attention_projections
 from e4t_minimal.sample import sample, start_noise
@@ -79,12 +78,13 @@ def test_what_is_not_such_a_checkpoint_is_refused(base, checkpoint, tmp_path):
 def test_an_exported_concept_draws_the_same_in_stock_diffusers(base, faces, tmp_path):
     model = E4T.from_pretrained(DATA / "e4t-face", base)
     model.picture = faces[0][0]
-    word, weights = fixed_word(model), merged(model)
+    weights = merged(model)
     export(model, tmp_path / "out")
     assert sorted(os.listdir(tmp_path / "out")) == ["README.md", "attention.safetensors", "embedding.safetensors"]
-    fixed = Word.for_base(base)
-    fixed.offset.data.copy_(word - model.placeholder.class_embedding)
-    ours = sample(E4T(base, "face", encoder=fixed, offsets=model.offsets), "a photo of S* on the beach", faces[0][0], steps=5, seed=2)[0]
+    with fixed(model, faces[0][0]):
+        ours = sample(model, "a photo of S* on the beach", faces[0][0], steps=5, seed=2)[0]
+    anew = sample(model, "a photo of S* on the beach", faces[0][0], steps=5, seed=2)[0]
+    assert ours.tobytes() != anew.tobytes()  # and outside it is predicted at every step, as before
     model.detach()
 
     pipe = StableDiffusionPipeline.from_pretrained(DATA / "toy-sd")  # from here on, what the card says

@@ -8,6 +8,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..base import load_base
+from ..bench import commit
 from ..evaluate import evaluate
 from .e4t import fit
 
@@ -41,6 +42,7 @@ VARIANTS = {
     "L2 1": Variant("ten times the paper's weight", how={"l2": 1.0}),
     "L2 10": Variant("a hundred times", how={"l2": 10.0}),
     "ground free": Variant("nothing holds the ground in phase 2", how={"outside": 0.0}),
+    "one embedding": Variant("S* is not predicted anew at every step of drawing: the mean of 16 predictions serves all", how={"fixed_embedding": True}),
     "all timesteps": Variant("phase 2 learns at low noise, too", how={"t_min": 0}),
 }
 
@@ -63,6 +65,8 @@ def pretrained(name: str, variant: Variant, runs: Path, domain: str) -> Path:
 
 def ablate(runs: Path, path: Path, domain: str, identities: int, steps: int, names: list[str]) -> dict:
     """Train and measure the named variants, or all; those that `path` (JSON) holds already are not done again."""
+    if unknown := set(names or []) - set(VARIANTS):
+        raise ValueError(f"There is no variant {', '.join(sorted(unknown))}; choose from {', '.join(VARIANTS)}.")
     base, found = load_base("toy"), json.loads(path.read_text()) if path.exists() else {}
     path.parent.mkdir(parents=True, exist_ok=True)
     for name in tqdm(names or [*VARIANTS], desc="variants"):
@@ -76,6 +80,6 @@ def ablate(runs: Path, path: Path, domain: str, identities: int, steps: int, nam
                 how["offsets_lr"] = max(tried, key=lambda lr: tried[lr]["identity"]["mean"] + tried[lr]["prompt"]["mean"])
             report = evaluate(base, weights, domain, identities, (0, steps), **how)
         size = sum(file.stat().st_size for file in weights.iterdir())
-        found[name] = {"what": variant.what, "bytes": size} | report
+        found[name] = {"what": variant.what, "commit": commit(), "bytes": size} | report
         path.write_text(json.dumps(found, indent=1) + "\n")
     return found
