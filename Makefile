@@ -13,9 +13,9 @@ install: .venv/installed
 demo: install
 	$(BIN)/e4t demo
 
-test: install
-	$(BIN)/python -m pytest tests
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg -x notebooks
+test: install  # two processes of one thread each: faster than one of two
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg notebooks
 
 mutants: install
 	$(BIN)/python tests/mutants.py

@@ -1,0 +1,33 @@
+"""The README's table is what `e4t evaluate` has written. `python tests/test_docs.py` prints it."""
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+DOMAINS = ("face", "critter", "robot")
+
+
+def table() -> list[str]:
+    reports = [json.loads((ROOT / f"docs/evaluation-{domain}.json").read_text()) for domain in DOMAINS]
+
+    def sure(found: dict) -> str:
+        return f"{found['mean']:.2f} ({found['low']:.2f}-{found['high']:.2f})"
+
+    def row(title: str, of) -> str:
+        return f"| {title} | " + " | ".join(of(report) for report in reports) + " |"
+
+    return [row("", lambda r: r["domain"]), "| --- | --- | --- | --- |",
+            row("identity: class word alone (the floor)", lambda r: sure(r["floor"]["identity"])),
+            *(row(f"identity: S\\*, {title}", lambda r: sure(r["steps"][n]["identity"])) for n, title in (("0", "encoder alone"), ("5", "5 steps"), ("15", "15 steps"))),
+            row("identity: the picture itself, through the autoencoder (the ceiling)", lambda r: f"{r['ceiling']['mean']:.2f}"),
+            row("prompt: S\\*, 15 steps", lambda r: sure(r["steps"]["15"]["prompt"])),
+            *(row(f"diversity of eight photos: {title}", lambda r: f"{at(r)['diversity']['mean']:.2f}")
+              for title, at in (("class word", lambda r: r["floor"]), ("S\\*, 15 steps", lambda r: r["steps"]["15"])))]
+
+
+def test_readme_says_what_was_measured():
+    readme = (ROOT / "README.md").read_text()
+    assert [line for line in table() if line not in readme] == []
+
+
+if __name__ == "__main__":
+    print("\n".join(table()))
