@@ -1,11 +1,9 @@
 """The paper's claim as an experiment that could come out otherwise: every method on the same pictures, identity against steps and seconds."""
+import json
 import multiprocessing
-import os
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from .base import Base, load_base
 from .baselines import METHODS, begin, class_pictures, learn, stored_bytes
 from .evaluate import PROMPTS, Judge, interval, score
 from .sample import sample
+from .speed import commit
 from .study import append_rows, read_rows
 from .world import Scene, draw, identity
 
@@ -157,21 +156,12 @@ def summarise(rows: list[dict]) -> dict:
     return out
 
 
-def commit() -> str | None:
-    """The commit that this code is, with a + if tracked files have changed since; None outside git."""
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short", "HEAD") + "+" * bool(git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def machine() -> dict:
-    """What seconds depend on."""
-    gigabytes = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30) if hasattr(os, "sysconf") else None
-    return {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "memory in GiB": gigabytes, "torch": torch.__version__, "diffusers": version("diffusers")}
+def read_report(path: Path) -> dict:
+    """What `e4t bench` has written beside its picture; numbers of steps, which JSON keeps as text, are numbers again."""
+    report = json.loads(path.read_text())
+    for found in report["methods"].values():
+        found["steps"] = {int(n): at for n, at in found["steps"].items()}
+    return report
 
 
 def summarise_search(rows: list[dict]) -> dict:

@@ -1,8 +1,11 @@
 """What E4T costs in time: sampling against stock `StableDiffusionPipeline`, a pretraining step against a LoRA (peft) step, on the same base."""
 import os
 import statistics
+import subprocess
 import time
 from copy import deepcopy
+from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -14,6 +17,23 @@ from .baselines import METHODS, begin, learned
 from .model import E4T
 from .sample import sample
 from .train import prepare, pretrain, tune
+
+
+def commit() -> str | None:
+    """The commit that this code is, with a + if tracked files have changed since; None outside git."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + "+" * bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def machine() -> dict:
+    """What seconds depend on."""
+    gigabytes = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30) if hasattr(os, "sysconf") else None
+    return {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "memory in GiB": gigabytes, "torch": torch.__version__, "diffusers": version("diffusers")}
 
 
 def _ratio(ours, theirs, repeats: int) -> dict:
@@ -56,7 +76,7 @@ def training(base: Base, batch: int = 16, repeats: int = 3) -> dict:
 
 def measure(by: int = 4, resolution: int = 256, repeats: int = 3) -> dict:
     """Both ratios on the toy (eight pictures, as `e4t demo` draws) and on a narrow Stable Diffusion (two)."""
-    report = {"machine": f"{os.cpu_count()} CPUs, {torch.get_num_threads()} threads, torch {torch.__version__}"}
+    report = {"commit": commit(), "machine": machine()}
     bases = {"toy": (load_base("toy"), 8, 16), f"sd15 at 1/{by} width, {resolution} pixels": (build(narrow(read_architecture("sd15"), by), resolution=resolution), 2, 4)}
     for name, (base, pictures, batch) in bases.items():
         report[name] = {f"sampling, {pictures} pictures": sampling(base, pictures, repeats=repeats), f"pretraining step, batch {batch}": training(base, batch, repeats)}

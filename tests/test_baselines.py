@@ -7,7 +7,7 @@ from test_offsets import run as forward
 
 from e4t_minimal import DATA
 from e4t_minimal.baselines import METHODS, RARE, begin, class_pictures, learn, learned, stored_bytes
-from e4t_minimal.bench import Run, curves, execute, picture_path, plan, summarise, summarise_search
+from e4t_minimal.bench import Run, curves, execute, picture_path, plan, read_report, summarise, summarise_search
 from e4t_minimal.model import E4T
 from e4t_minimal.train import personalize
 
@@ -87,12 +87,13 @@ def made_up(method, steps, identity, who=(0, 1)):
     return [Run(method, i, (steps,)).key(steps) | scores | {"seconds": 0.1 * steps, "bytes": 10, "peak_megabytes": 5} for i in who]
 
 
-def test_summary_says_when_a_method_reaches_e4t():
+def test_summary_says_when_a_method_reaches_e4t(tmp_path):
     rows = made_up("E4T", 0, 0.3) + made_up("E4T", 10, 0.7) + made_up("LoRA", 10, 0.4) + made_up("LoRA", 200, 0.75) + made_up("Textual Inversion", 200, 0.5)
     found = summarise(rows)
     assert found["LoRA"]["reaches E4T at 10 steps"]["steps"] == 200 and found["E4T"]["reaches E4T at 10 steps"]["steps"] == 10
     assert found["Textual Inversion"]["reaches E4T at 10 steps"] == "not within 200 steps"
-    assert json.dumps(found) and len(curves(found).axes) == 3
+    (tmp_path / "bench.json").write_text(json.dumps({"methods": found}))
+    assert read_report(tmp_path / "bench.json")["methods"] == found and len(curves(found).axes) == 3
 
 
 def test_search_takes_the_best_of_identity_and_prompt():

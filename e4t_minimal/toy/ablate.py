@@ -8,8 +8,8 @@ import torch
 from tqdm.auto import tqdm
 
 from ..base import load_base
-from ..bench import commit
 from ..evaluate import evaluate
+from ..speed import commit
 from .e4t import fit
 
 
