@@ -15,13 +15,13 @@ from tqdm import tqdm
 from . import DATA
 from .base import Base, load_base
 from .baselines import METHODS, begin, class_pictures, learn, stored_bytes
-from .evaluate import PROMPTS, Judge, interval, score
-from .sample import sample
+from .evaluate import Judge, interval, look
 from .speed import commit
 from .study import append_rows, read_rows
 from .world import Scene, draw, identity
 
 KEPT = 6  # the first people's last pictures are kept, for galleries and the user study
+SCORES = ("identity", "identity_plain", "identity_background", "prompt", "diversity", "seconds")
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # on a method's learning rates, in the search
 
 
@@ -50,7 +50,6 @@ class Run:
         CPU seconds, summed over cores: what else the machine does meanwhile does not count."""
         method, one, spent = METHODS[self.method], identity(self.domain, self.split, self.person), 0.0
         image, _, mask = draw(one, Scene())
-        prompts = [prompt.format(method.subject.format(self.domain)) for _, prompt, _ in PROMPTS]
         with begin(method, base, self.domain, DATA / f"e4t-{self.weights or self.domain}") as model:
             loop = learn(method, model, image, mask, prior, max(self.stops), self.batch, self.factor, self.seed)
             for step in range(max(self.stops) + 1):
@@ -60,9 +59,9 @@ class Run:
                     spent += time.process_time() - start
                     progress()
                 if step in self.stops:
-                    pictures = sample(model, prompts, image, seed=self.seed + 100 * self.person)
-                    found = {k: round(v, 4) for k, v in score(judge, pictures, one).items()}
-                    yield self.key(step) | {"seconds": round(spent, 2), **found, "bytes": stored_bytes(method, model), "peak_megabytes": peak_megabytes()}, pictures
+                    found, pictures = look(model, judge, one, image, method.subject.format(self.domain), self.seed + 100 * self.person)
+                    found = {"seconds": round(spent, 2)} | {k: round(v, 4) for k, v in found.items()}
+                    yield self.key(step) | found | {"bytes": stored_bytes(method, model), "peak_megabytes": peak_megabytes()}, pictures
 
 
 def peak_megabytes() -> int | None:
@@ -109,9 +108,9 @@ def plan(domain: str, identities: int, quick: bool = False, search: bool = False
         raise ValueError(f"There is no method {', '.join(sorted(unknown))}; choose from {', '.join(METHODS)}.")
     chosen = {name: METHODS[name] for name in methods or METHODS}
     if search:
-        return [Run(name, i, (15 if method.pretrained else 50,), domain, "validation", factor, **how)
+        return [Run(name, i, (15 if method.pretrained else 25,), domain, "validation", factor, **how)
                 for name, method in chosen.items() for factor in FACTORS for i in range(2)]
-    short, long = ((0, 5, 10), (10, 20)) if quick else ((0, 1, 2, 3, 5, 10, 15), (0, 10, 25, 50, 100, 200))
+    short, long = ((0, 5, 10), (5, 10, 20)) if quick else ((0, 1, 2, 3, 5, 10, 15), (0, 5, 10, 15, 25, 50, 100))
     return [Run(name, i, short if method.pretrained else long, domain, batch=8 if quick else 16, **how)
             for name, method in chosen.items() for i in range(4 if quick else identities)]
 
@@ -144,7 +143,7 @@ def summarise(rows: list[dict]) -> dict:
         steps = {n: [row for row in own if row["steps"] == n] for n in sorted({row["steps"] for row in own})}
         out[method] = {"what": METHODS[method].what, "learns": METHODS[method].learns, "identities": len(steps[min(steps)]),
                        "bytes": own[0]["bytes"], "peak_megabytes": max(row["peak_megabytes"] or 0 for row in own),
-                       "steps": {n: {k: interval([row[k] for row in found]) for k in ("identity", "identity_plain", "identity_background", "prompt", "seconds")}
+                       "steps": {n: {k: interval([row[k] for row in found]) for k in SCORES}
                                  for n, found in steps.items()}}
     goal = out.get("E4T", {}).get("steps", {}).get(10)
     for found in out.values() if goal else ():
@@ -177,18 +176,18 @@ def summarise_search(rows: list[dict]) -> dict:
 
 
 def curves(summary: dict) -> Figure:
-    """Identity against steps and against seconds, and prompt score against steps; bands are 95 % intervals over identities."""
+    """Identity against steps and against seconds, prompt score and diversity against steps; bands are 95 % intervals over identities."""
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(13, 4), dpi=90, layout="constrained")
-    axes = figure.subplots(1, 3)
-    for axis, (across, up) in zip(axes, [("steps", "identity"), ("seconds", "identity"), ("steps", "prompt")]):
+    figure = plt.figure(figsize=(15, 4), dpi=90, layout="constrained")
+    axes = figure.subplots(1, 4)
+    for axis, (across, up, top) in zip(axes, [("steps", "identity", 1.02), ("seconds", "identity", 1.02), ("steps", "prompt", 1.02), ("steps", "diversity", None)]):
         for method, found in summary.items():
             at = found["steps"]
             x = [max(n, 0.5) if across == "steps" else max(row["seconds"]["mean"], 0.5) for n, row in at.items()]
             line, = axis.plot(x, [row[up]["mean"] for row in at.values()], marker="o", markersize=3, label=method, linewidth=2.5 if method == "E4T" else 1.3)
             axis.fill_between(x, [row[up]["low"] for row in at.values()], [row[up]["high"] for row in at.values()], color=line.get_color(), alpha=0.12)
-        axis.set(xscale="log", xlabel=f"{across} (0 is drawn at 0.5)", ylabel=up, ylim=(0, 1.02))
+        axis.set(xscale="log", xlabel=f"{across} (0 is drawn at 0.5)", ylabel=up, ylim=(0, top))
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return figure

@@ -99,6 +99,14 @@ def score(judge: Judge, pictures: list[Image.Image], one: Identity) -> dict[str,
             "prompt": float(np.mean([p for *_, p in rows]))}
 
 
+def look(model: Base | E4T, judge: Judge, one: Identity, image: Image.Image | None, subject: str, seed: int = 0) -> tuple[dict, list[Image.Image]]:
+    """Draw PROMPTS and eight photos of the subject: (scores and the photos' diversity, the pictures of PROMPTS)."""
+    prompts = [prompt.format(subject) for prompt in (*(prompt for _, prompt, _ in PROMPTS), *["a photo of {}"] * 8)]
+    pictures = sample(model, prompts, image, seed=seed)
+    asked, photos = pictures[:len(PROMPTS)], pictures[len(PROMPTS):]
+    return score(judge, asked, one) | {"diversity": diversity(photos)}, asked
+
+
 def _summary(rows: list[dict], floor: list[dict], ceiling: list[float]) -> dict:
     """Every score's mean over people, and the normalised identity: (identity - floor) / (ceiling - floor), of the means."""
     return {key: interval([row[key] for row in rows]) for key in rows[0]} | {
@@ -122,13 +130,11 @@ def evaluate(base: Base, weights: str | Path, domain: str, identities: int = 32,
     report = {"domain": domain, "split": split, "identities": identities, "seed": seed, "fixed_embedding": fixed_embedding, **how,
               "judge": interval(drawn_right), "ceiling": interval(ceiling)}
 
-    def look(model, subject, i):
-        prompts = [p.format(subject) for p in (*(p for _, p, _ in PROMPTS), *["a photo of {}"] * 8)]
-        pictures = sample(model, prompts, images[i], seed=seed + 100 * i)
+    def scores(model, subject, i):
         progress(subject)
-        return score(judge, pictures[:len(PROMPTS)], people[i]) | {"diversity": diversity(pictures[len(PROMPTS):])}
+        return look(model, judge, people[i], images[i], subject, seed + 100 * i)[0]
 
-    floor, rows = [look(base, f"a {domain}", i) for i in range(identities)], {n: [] for n in steps}
+    floor, rows = [scores(base, f"a {domain}", i) for i in range(identities)], {n: [] for n in steps}
     report["floor"] = _summary(floor, floor, ceiling)
     for i, (image, _, mask) in enumerate(drawn):
         model = E4T.from_pretrained(weights, base)
@@ -142,6 +148,6 @@ def evaluate(base: Base, weights: str | Path, domain: str, identities: int = 32,
                 spent += time.perf_counter() - start
             if n in rows:
                 with fixed(model, image) if fixed_embedding else nullcontext():
-                    rows[n].append(look(model, model.placeholder.token, i) | {"seconds": spent})
+                    rows[n].append(scores(model, model.placeholder.token, i) | {"seconds": spent})
         model.detach()
     return report | {"steps": {str(n): _summary(found, floor, ceiling) for n, found in rows.items()}}

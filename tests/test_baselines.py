@@ -83,7 +83,7 @@ def test_plan_takes_some_methods_and_names_one_that_is_unknown():
 
 
 def made_up(method, steps, identity, who=(0, 1)):
-    scores = {"identity": identity, "identity_plain": identity, "identity_background": identity, "prompt": 0.9}
+    scores = {"identity": identity, "identity_plain": identity, "identity_background": identity, "prompt": 0.9, "diversity": 0.2}
     return [Run(method, i, (steps,)).key(steps) | scores | {"seconds": 0.1 * steps, "bytes": 10, "peak_megabytes": 5} for i in who]
 
 
@@ -93,7 +93,7 @@ def test_summary_says_when_a_method_reaches_e4t(tmp_path):
     assert found["LoRA"]["reaches E4T at 10 steps"]["steps"] == 200 and found["E4T"]["reaches E4T at 10 steps"]["steps"] == 10
     assert found["Textual Inversion"]["reaches E4T at 10 steps"] == "not within 200 steps"
     (tmp_path / "bench.json").write_text(json.dumps({"methods": found}))
-    assert read_report(tmp_path / "bench.json")["methods"] == found and len(curves(found).axes) == 3
+    assert read_report(tmp_path / "bench.json")["methods"] == found and len(curves(found).axes) == 4
 
 
 def test_search_takes_the_best_of_identity_and_prompt():
