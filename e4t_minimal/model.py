@@ -70,6 +70,19 @@ class E4T:
         prediction = self.base.unet(z_t, t, hidden).sample
         return {"z_t": z_t, "target": target, "embedding": v, "offset": offset, "hidden": hidden, "prediction": prediction}
 
+    @torch.no_grad()
+    def before(self, learned: list[torch.nn.Parameter], start: list[torch.Tensor] | None, data: dict, noise: torch.Tensor, t: torch.Tensor) -> dict:
+        """{"before": what the U-Net said, (B, C, h, w), when `learned` were still what they were at the `start`}; {} without a start."""
+        if start is None:
+            return {}
+        for p, value in zip(learned, start):
+            p.data, value.data = value.data, p.data
+        try:
+            return {"before": self.predict(data, noise, t)["prediction"]}
+        finally:
+            for p, value in zip(learned, start):
+                p.data, value.data = value.data, p.data
+
     def loss(self, data: dict, noise: torch.Tensor, t: torch.Tensor, weights: dict[str, float], view: torch.Tensor | None = None) -> dict:
         """Diffusion loss + the sum of weight * regularizer; the paper's weights are {"l2": 0.01} and, on one picture, {"l2": 0.1}.
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .architectures import build
 from .model import E4T
 from .offsets import fold
-from .train import OUTSIDE, backward, before
+from .train import OUTSIDE, backward
 
 PHASES = ("personalize", "pretrain")
 
@@ -97,7 +97,7 @@ def plan(architecture: str | dict, phase: str = "personalize", batch: int = 16, 
         def step():
             data = at_work or {k: torch.cat([v] * (batch // micro + 1))[:batch] for k, v in _prepare(model, micro).items()}
             noise, t = torch.randn_like(data["latents"]), torch.zeros(batch, dtype=torch.long)
-            backward(lambda some, *at: model.loss(some | before(model, trained, start, some, *at), *at, {"l2": 0.1, "outside": OUTSIDE}), data, noise, t, micro)
+            backward(lambda some, *at: model.loss(some | model.before(trained, start, some, *at), *at, {"l2": 0.1, "outside": OUTSIDE}), data, noise, t, micro)
 
         step()
         gradients = [p.grad for p in trained]

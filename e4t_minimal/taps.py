@@ -61,7 +61,10 @@ def taps(model, patterns, see, changing: bool):
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
         if not pattern.startswith("latent[") and not any(match(name, pattern) for name in names(model)):
             raise ValueError(f"Nothing here is called {pattern!r}; `names(model)` lists what is, such as {', '.join(names(model)[:2] + names(model)[6:9])}.")
-    wanted, now = partial(match, patterns=patterns), {"t": None, "part": None, "fixed": None, "passes": 0}
+    now = {"t": None, "part": None, "fixed": None, "passes": 0, "unseen": False}
+
+    def wanted(name):
+        return not now["unseen"] and match(name, patterns)
 
     def tap(name, tensor):
         return see(name, tensor, now["t"], now["part"]) if wanted(name) else tensor
@@ -141,6 +144,13 @@ def taps(model, patterns, see, changing: bool):
             finally:
                 now["fixed"] = before
 
+        def unseen(old, *args, **kwargs):  # what the model said before it was trained is no part of what it says
+            now["unseen"] = True
+            try:
+                return old(*args, **kwargs)
+            finally:
+                now["unseen"] = False
+
         def embedding(old, view, features):
             if view.dim() == 3:
                 view = torch.stack([tap(f"encoder.clip.cls[{i}]", view[:, i]) for i in range(view.shape[1])], dim=1)
@@ -151,6 +161,7 @@ def taps(model, patterns, see, changing: bool):
             return {k: tap(f"loss.{k}", v) if v.dim() == 0 else v for k, v in old(*args, **kwargs).items()}
         if e4t:
             hook(e4t.encoder, lambda m, args, out: tap("encoder.offset", out))
-            for method, around in {"embedding": embedding, "loss": loss, "predict": partial(during, "cond"), "features": partial(during, "features")}.items():
+            for method, around in {"embedding": embedding, "loss": loss, "predict": partial(during, "cond"), "features": partial(during, "features"),
+                                   "before": unseen}.items():
                 wrap(e4t, method, around)
         yield

@@ -129,7 +129,7 @@ def tune(model: E4T, data: dict, groups: list[dict], steps: int, batch: int, wei
         part, noise, t = _draw(model, data, batch, seed, step, t_min)
         model.encoder.train()
         optimizer.zero_grad()
-        terms = backward(lambda some, *at: model.loss(some | before(model, learned, start, some, *at), *at, weights), part, noise, t, micro, scaler.scale)
+        terms = backward(lambda some, *at: model.loss(some | model.before(learned, start, some, *at), *at, weights), part, noise, t, micro, scaler.scale)
         loss = terms["loss"]
         if prior:
             loss = loss + backward(lambda *some: model.loss(*some, {}), *_draw(model, prior, batch, seed + 1, step, t_min), micro, scaler.scale)["loss"]
@@ -140,20 +140,6 @@ def tune(model: E4T, data: dict, groups: list[dict], steps: int, batch: int, wei
         model.encoder.eval()
         gap = conditioning_gap(model, validation) if validation and (step + 1) % gap_every == 0 else None
         yield dict(locals())
-
-
-@torch.no_grad()
-def before(model: E4T, learned: list[torch.nn.Parameter], start: list[torch.Tensor] | None, part: dict, noise: torch.Tensor, t: torch.Tensor) -> dict:
-    """{"before": what the U-Net said, (B, C, h, w), when `learned` were still what they were at the `start`}; {} without a start."""
-    if start is None:
-        return {}
-    for p, value in zip(learned, start):
-        p.data, value.data = value.data, p.data
-    try:
-        return {"before": model.predict(part, noise, t)["prediction"]}
-    finally:
-        for p, value in zip(learned, start):
-            p.data, value.data = value.data, p.data
 
 
 def groups(model: E4T, lr: float, offsets_lr: float) -> list[dict]:
