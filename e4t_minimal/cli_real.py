@@ -1,4 +1,4 @@
-"""`e4t plan`, `pretrain`, `export`, `import-weights`, `speed`: what a real Stable Diffusion needs."""
+"""`e4t plan`, `pretrain`, `export`, `import-weights`: what a real Stable Diffusion needs."""
 from pathlib import Path
 from typing import Annotated
 
@@ -97,12 +97,3 @@ def import_weights(folder: Annotated[Path, typer.Argument(help="With weight_offs
     model, notes = import_public(folder, load_base(base), class_word)
     model.save_pretrained(out, imported=str(folder.name))
     typer.echo("\n".join([*notes, str(out)]))
-
-
-@command
-def speed(narrow: Annotated[int, typer.Option(min=1, help="Besides the toy, Stable Diffusion 1.5 at 1/n of its width, with random weights.")] = 4, resolution: int = 256,
-          repeats: Annotated[int, typer.Option(min=1)] = 3, out: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None):
-    """Seconds of sampling against the stock pipeline's, and of a pretraining step against a LoRA step's."""
-    from .speed import measure
-
-    write_report(measure(narrow, resolution, repeats), out)

@@ -131,8 +131,9 @@ def evaluate(base: Base, weights: str | Path, domain: str, identities: int = 32,
               "judge": interval(drawn_right), "ceiling": interval(ceiling)}
 
     def scores(model, subject, i):
+        found, _ = look(model, judge, people[i], images[i], subject, seed + 100 * i)
         progress(subject)
-        return look(model, judge, people[i], images[i], subject, seed + 100 * i)[0]
+        return found
 
     floor, rows = [scores(base, f"a {domain}", i) for i in range(identities)], {n: [] for n in steps}
     report["floor"] = _summary(floor, floor, ceiling)

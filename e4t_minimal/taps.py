@@ -137,19 +137,12 @@ def taps(model, patterns, see, changing: bool):
             return _first(old(tap("guidance.prediction", prediction), t, sample, *args, **kwargs), partial(tap, f"latent[{after}]"))
         wrap(base.scheduler, "step", step)
 
-        def during(part, old, *args, **kwargs):
-            before, now["fixed"] = now["fixed"], part
+        def during(key, value, old, *args, **kwargs):
+            before, now[key] = now[key], value
             try:
                 return old(*args, **kwargs)
             finally:
-                now["fixed"] = before
-
-        def unseen(old, *args, **kwargs):  # what the model said before it was trained is no part of what it says
-            now["unseen"] = True
-            try:
-                return old(*args, **kwargs)
-            finally:
-                now["unseen"] = False
+                now[key] = before
 
         def embedding(old, view, features):
             if view.dim() == 3:
@@ -161,7 +154,7 @@ def taps(model, patterns, see, changing: bool):
             return {k: tap(f"loss.{k}", v) if v.dim() == 0 else v for k, v in old(*args, **kwargs).items()}
         if e4t:
             hook(e4t.encoder, lambda m, args, out: tap("encoder.offset", out))
-            for method, around in {"embedding": embedding, "loss": loss, "predict": partial(during, "cond"), "features": partial(during, "features"),
-                                   "before": unseen}.items():
+            for method, around in {"embedding": embedding, "loss": loss, "predict": partial(during, "fixed", "cond"), "features": partial(during, "fixed", "features"),
+                                   "before": partial(during, "unseen", True)}.items():  # what it said before it was trained is no part of what it says
                 wrap(e4t, method, around)
         yield

@@ -46,7 +46,6 @@ def cells_of(number: str) -> list:
 
 def solutions_of(number: str, title: str) -> list:
     origin = f"The exercises of [`{title}`](../{title}.ipynb), solved. Made by `build.py` from `exercises/{number}.toml`."
-    origin = f"The exercises of [`{title}`](../{title}.ipynb), solved. Made by `build.py` from `exercises/{number}.toml`."
     out = [new_markdown_cell(f"# Solutions · {title}\n\n{origin}")]
     for i, card in enumerate(cards(number), 1):
         out += [new_markdown_cell(f"## Exercise {i} · {card['title']}\n\n{card['text'].strip()}"),

@@ -104,6 +104,15 @@ def test_deltas_are_kept_as_they_learn(model, faces):
     assert [x.norm().item() > 0 for x in t["unet.mid.attn2.to_q.weight.delta"]] == [False, True, True]
 
 
+def test_a_patch_does_not_reach_what_the_model_said_before(base, faces):
+    for change, moved in ((lambda x: x, False), (lambda x: 0 * x, True)):
+        model = E4T(base, "face")
+        with patch(model, "unet.mid", change):
+            state = next(personalize(model, faces[0][0], faces[0][2], steps=1, batch=2))
+        assert (state["terms"]["outside"].item() > 1e-6) == moved  # nothing has been learned yet: only the patch can have moved it
+        model.detach()
+
+
 def test_exceptions_leave_nothing(pipe, model):
     for one in (pipe, model):
         with pytest.raises(RuntimeError), trace(one):
