@@ -20,9 +20,11 @@ RARE = "x"  # DreamBooth's rare token: a word that the toy base has met in no ca
 class Method:
     """what: one line for tables. learns: {part: learning rate}, parts being encoder (or the one word in its place), offsets, unet, lora.
 
-    pretrained: it starts from an E4T folder. subject: what stands for the concept in prompts. prior: it sees pictures of the class beside."""
+    steps: how long the comparison runs it. pretrained: it starts from an E4T folder. subject: what stands for the concept in prompts.
+    prior: it sees pictures of the class beside."""
     what: str
     learns: dict[str, float]
+    steps: int = 50
     pretrained: bool = False
     subject: str = "S*"
     prior: bool = False
@@ -30,9 +32,9 @@ class Method:
 
 
 METHODS = {
-    "E4T": Method("encoder and folded offsets, from the domain's weights", {"encoder": 3e-4, "offsets": 6e-2}, pretrained=True,
+    "E4T": Method("encoder and folded offsets, from the domain's weights", {"encoder": 3e-4, "offsets": 6e-2}, steps=15, pretrained=True,
                   terms=(("l2", 0.1), ("outside", OUTSIDE))),
-    "Textual Inversion": Method("the embedding of S*, from the class word's", {"encoder": 1e-2}),
+    "Textual Inversion": Method("the embedding of S*, from the class word's", {"encoder": 1e-2}, steps=100),
     "DreamBooth": Method("the whole U-Net, for a rare word; pictures of the class beside", {"unet": 1e-4}, subject="S* {}", prior=True),
     "LoRA": Method("rank 4 beside every attention projection, for a rare word", {"lora": 1e-3}, subject="S* {}"),
     "Textual Inversion + DreamBooth": Method("both of them, S* from the class word's embedding", {"encoder": 1e-2, "unet": 1e-4}, prior=True),

@@ -22,6 +22,7 @@ from .world import Scene, draw, identity
 
 KEPT = 6  # the first people's last pictures are kept, for galleries and the user study
 SCORES = ("identity", "identity_plain", "identity_background", "prompt", "diversity", "seconds")
+STOPS, QUICK = (0, 5, 10, 15, 25, 50, 100), (0, 10, 20)  # numbers of steps to score, up to a method's own
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # on a method's learning rates, in the search
 
 
@@ -51,7 +52,7 @@ class Run:
         method, one, spent = METHODS[self.method], identity(self.domain, self.split, self.person), 0.0
         image, _, mask = draw(one, Scene())
         with begin(method, base, self.domain, DATA / f"e4t-{self.weights or self.domain}") as model:
-            loop = learn(method, model, image, mask, prior, max(self.stops), self.batch, self.factor, self.seed)
+            loop = learn(method, model, image, mask, prior, max(self.stops), self.batch, self.factor, self.seed + self.person)
             for step in range(max(self.stops) + 1):
                 if step > 0:
                     start = time.process_time()
@@ -108,10 +109,9 @@ def plan(domain: str, identities: int, quick: bool = False, search: bool = False
         raise ValueError(f"There is no method {', '.join(sorted(unknown))}; choose from {', '.join(METHODS)}.")
     chosen = {name: METHODS[name] for name in methods or METHODS}
     if search:
-        return [Run(name, i, (15 if method.pretrained else 25,), domain, "validation", factor, **how)
+        return [Run(name, i, (min(method.steps, 25),), domain, "validation", factor, **how)
                 for name, method in chosen.items() for factor in FACTORS for i in range(2)]
-    short, long = ((0, 5, 10), (5, 10, 20)) if quick else ((0, 1, 2, 3, 5, 10, 15), (0, 5, 10, 15, 25, 50, 100))
-    return [Run(name, i, short if method.pretrained else long, domain, batch=8 if quick else 16, **how)
+    return [Run(name, i, tuple(n for n in (QUICK if quick else STOPS) if n <= method.steps), domain, batch=8 if quick else 16, **how)
             for name, method in chosen.items() for i in range(4 if quick else identities)]
 
 

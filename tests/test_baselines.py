@@ -74,6 +74,7 @@ def test_plan_gives_every_method_the_same_people_and_searches_elsewhere():
     runs = plan("face", 16)
     assert {name: [run.person for run in runs if run.method == name] for name in METHODS} == {name: list(range(16)) for name in METHODS}
     assert {run.split for run in runs} == {"held-out"} and {run.split for run in plan("face", 16, search=True)} == {"validation"}
+    assert plan("face", 2, methods=("E4T",))[0].stops == (0, 5, 10, 15) and plan("face", 2, quick=True, methods=("E4T",))[0].stops == (0, 10)
 
 
 def test_plan_takes_some_methods_and_names_one_that_is_unknown():
