@@ -20,10 +20,11 @@ RARE = "x"  # DreamBooth's rare token: a word that the toy base has met in no ca
 class Method:
     """what: one line for tables. learns: {part: learning rate}, parts being encoder (or the one word in its place), offsets, unet, lora.
 
-    steps: how long the comparison runs it. pretrained: it starts from an E4T folder. subject: what stands for the concept in prompts.
-    prior: it sees pictures of the class beside."""
+    factor: on these rates, what `e4t bench --search` found (docs/results/search-face.json). steps: how long the comparison runs it.
+    pretrained: it starts from an E4T folder. subject: what stands for the concept in prompts. prior: it sees pictures of the class beside."""
     what: str
     learns: dict[str, float]
+    factor: float = 1.0
     steps: int = 50
     pretrained: bool = False
     subject: str = "S*"
@@ -34,10 +35,10 @@ class Method:
 METHODS = {
     "E4T": Method("encoder and folded offsets, from the domain's weights", {"encoder": 3e-4, "offsets": 6e-2}, steps=15, pretrained=True,
                   terms=(("l2", 0.1), ("outside", OUTSIDE))),
-    "Textual Inversion": Method("the embedding of S*, from the class word's", {"encoder": 1e-2}, steps=100),
+    "Textual Inversion": Method("the embedding of S*, from the class word's", {"encoder": 1e-2}, 3.0, steps=100),
     "DreamBooth": Method("the whole U-Net, for a rare word; pictures of the class beside", {"unet": 1e-4}, subject="S* {}", prior=True),
-    "LoRA": Method("rank 4 beside every attention projection, for a rare word", {"lora": 1e-3}, subject="S* {}"),
-    "Textual Inversion + DreamBooth": Method("both of them, S* from the class word's embedding", {"encoder": 1e-2, "unet": 1e-4}, prior=True),
+    "LoRA": Method("rank 4 beside every attention projection, for a rare word", {"lora": 1e-3}, 3.0, subject="S* {}"),
+    "Textual Inversion + DreamBooth": Method("both of them, S* from the class word's embedding", {"encoder": 1e-2, "unet": 1e-4}, 3.0, prior=True),
 }
 
 
@@ -87,12 +88,12 @@ def class_pictures(base: Base, class_word: str, count: int = 64, seed: int = 1_0
 
 
 def learn(method: Method, model: E4T, image: Image.Image, mask: Image.Image | None = None, prior: list[Image.Image] | None = None,
-          steps: int = 100, batch: int = 16, factor: float = 1.0, seed: int = 0) -> Iterator[dict]:
-    """As `personalize`: teach the model one picture, and yield the locals of every step. factor: on the method's learning rates.
+          steps: int = 100, batch: int = 16, factor: float | None = None, seed: int = 0) -> Iterator[dict]:
+    """As `personalize`: teach the model one picture, and yield the locals of every step. factor: on the method's learning rates (default: its own).
 
     batch: rows of a step in all; with pictures of the class beside, half of the rows are theirs."""
     word = model.placeholder.class_word
     data = show(model, image, mask, f"a photo of {method.subject.format(word)}", GROUNDS if "outside" in dict(method.terms) else 0)
     beside = prepare(model, prior, [f"a photo of a {word}"] * len(prior), required=False) if method.prior else None
-    groups = [{"params": learned(model, part), "lr": lr * factor} for part, lr in method.learns.items()]
+    groups = [{"params": learned(model, part), "lr": lr * (method.factor if factor is None else factor)} for part, lr in method.learns.items()]
     yield from tune(model, data, groups, steps, batch // 2 if method.prior else batch, dict(method.terms), seed, T_MIN, prior=beside)

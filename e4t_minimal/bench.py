@@ -111,7 +111,7 @@ def plan(domain: str, identities: int, quick: bool = False, search: bool = False
     if search:
         return [Run(name, i, (min(method.steps, 25),), domain, "validation", factor, **how)
                 for name, method in chosen.items() for factor in FACTORS for i in range(2)]
-    return [Run(name, i, tuple(n for n in (QUICK if quick else STOPS) if n <= method.steps), domain, batch=8 if quick else 16, **how)
+    return [Run(name, i, tuple(n for n in (QUICK if quick else STOPS) if n <= method.steps), domain, factor=method.factor, batch=8 if quick else 16, **how)
             for name, method in chosen.items() for i in range(4 if quick else identities)]
 
 
@@ -141,7 +141,8 @@ def summarise(rows: list[dict]) -> dict:
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
         steps = {n: [row for row in own if row["steps"] == n] for n in sorted({row["steps"] for row in own})}
-        out[method] = {"what": METHODS[method].what, "learns": METHODS[method].learns, "identities": len(steps[min(steps)]),
+        out[method] = {"what": METHODS[method].what, "learns": {part: float(f"{lr * own[0]['factor']:.3g}") for part, lr in METHODS[method].learns.items()},
+                       "identities": len(steps[min(steps)]),
                        "bytes": own[0]["bytes"], "peak_megabytes": max(row["peak_megabytes"] or 0 for row in own),
                        "steps": {n: {k: interval([row[k] for row in found]) for k in SCORES}
                                  for n, found in steps.items()}}
@@ -164,14 +165,17 @@ def read_report(path: Path) -> dict:
 
 
 def summarise_search(rows: list[dict]) -> dict:
-    """{method: {"factor": {factor: identity and prompt}, "best": the learning rates whose mean of identity and prompt is highest}}."""
+    """{method: {"steps", "factor": {factor: identity and prompt}, "best": factor, "learns": the rates it gives}}.
+
+    Best is the highest identity among those that keep the prompt score within 0.05 of the method's highest."""
     out = {}
     for method in dict.fromkeys(row["method"] for row in rows):
         tried = {factor: [row for row in rows if row["method"] == method and row["factor"] == factor] for factor in FACTORS}
         found = {factor: {k: round(float(np.mean([row[k] for row in own])), 4) for k in ("identity", "prompt")} for factor, own in tried.items() if own}
-        best = max(found, key=lambda factor: sum(found[factor].values()))
-        out[method] = {"steps": max(row["steps"] for own in tried.values() for row in own), "factor": found,
-                       "best": {part: lr * best for part, lr in METHODS[method].learns.items()}}
+        enough = max(at["prompt"] for at in found.values()) - 0.05
+        best = max((factor for factor, at in found.items() if at["prompt"] >= enough), key=lambda factor: found[factor]["identity"])
+        out[method] = {"steps": max(row["steps"] for own in tried.values() for row in own), "factor": found, "best": best,
+                       "learns": {part: float(f"{lr * best:.3g}") for part, lr in METHODS[method].learns.items()}}
     return out
 
 

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,8 +98,13 @@ def test_summary_says_when_a_method_reaches_e4t(tmp_path):
     assert read_report(tmp_path / "bench.json")["methods"] == found and len(curves(found).axes) == 4
 
 
-def test_search_takes_the_best_of_identity_and_prompt():
-    tried = [(0.3, 0.5, 0.9), (1.0, 0.7, 0.9), (3.0, 0.8, 0.2)]
+def test_search_takes_the_highest_identity_that_keeps_the_prompt():
+    tried = [(0.3, 0.5, 0.9), (1.0, 0.7, 0.86), (3.0, 0.8, 0.84)]
     rows = [row | {"factor": factor, "prompt": prompt} for factor, score, prompt in tried for row in made_up("LoRA", 50, score)]
     found = summarise_search(rows)["LoRA"]
-    assert found["best"] == METHODS["LoRA"].learns and set(found["factor"]) == {0.3, 1.0, 3.0}
+    assert found["best"] == 1.0 and found["learns"] == METHODS["LoRA"].learns and set(found["factor"]) == {0.3, 1.0, 3.0}
+
+
+def test_methods_use_the_learning_rates_that_the_search_found():
+    report = json.loads((Path(__file__).parent.parent / "docs" / "results" / "search-face.json").read_text("utf-8"))
+    assert {name: found["best"] for name, found in report["methods"].items()} == {name: method.factor for name, method in METHODS.items()}
