@@ -44,7 +44,8 @@ def bench(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] 
           bf16: Bf16 = False, seed: int = 0,
           out: Annotated[Path, typer.Option(help="Folder for .jsonl, .json and .png.")] = Path("docs/results")):
     """E4T against Textual Inversion, DreamBooth and LoRA: identity after steps and seconds. Stopped runs go on where they were."""
-    from .bench import curves, execute, finished, plan, summarise, summarise_search
+    from .bench import execute, finished, plan
+    from .results import curves, summarise, summarise_search
     from .speed import machine
 
     name = ("search-" if search else "bench-") + domain + f"-on-{weights}" * bool(weights) + "-quick" * quick

@@ -8,8 +8,9 @@ from test_offsets import run as forward
 
 from e4t_minimal import DATA
 from e4t_minimal.baselines import METHODS, RARE, begin, class_pictures, learn, learned, stored_bytes
-from e4t_minimal.bench import Run, curves, execute, picture_path, plan, read_report, summarise, summarise_search
+from e4t_minimal.bench import Run, execute, plan
 from e4t_minimal.model import E4T
+from e4t_minimal.results import curves, picture_path, read_report, read_strip, summarise, summarise_search, table
 from e4t_minimal.train import personalize
 
 
@@ -61,6 +62,9 @@ def test_runs_go_on_where_they_stopped(tmp_path):
     stamp = path.read_text()
     assert execute(path, [run]) == rows and path.read_text() == stamp  # nothing was done again
     assert Image.open(picture_path(path, "Textual Inversion", 0)).size == (8 * 64, 64)
+    assert [picture.size for picture in read_strip(path, "Textual Inversion", 0)] == [(64, 64)] * 8
+    with pytest.raises(ValueError, match="No pictures of LoRA and person 0"):
+        read_strip(path, "LoRA", 0)
 
 
 def test_e4t_of_the_comparison_is_personalize(base, faces):
@@ -96,6 +100,8 @@ def test_summary_says_when_a_method_reaches_e4t(tmp_path):
     assert found["Textual Inversion"]["reaches E4T at 10 steps"] == "not within 200 steps"
     (tmp_path / "bench.json").write_text(json.dumps({"methods": found}))
     assert read_report(tmp_path / "bench.json")["methods"] == found and len(curves(found).axes) == 4
+    line = table(found)["LoRA"]
+    assert (line["0"], line["10"], line["200"], line["a step"]) == ("", "0.40", "0.75", "0.1 s") and line["as good as E4T after 10"] == "200 steps, 20 s"
 
 
 def test_search_takes_the_highest_identity_that_keeps_the_prompt():
