@@ -114,11 +114,21 @@ def _summary(rows: list[dict], floor: list[dict], ceiling: list[float]) -> dict:
                                                         of=lambda m: (m[0] - m[1]) / (m[2] - m[1])) for key in rows[0] if key.startswith("identity")}
 
 
+def class_word(base: Base, domain: str, identities: int, split: str = "held-out", seed: int = 0, progress=lambda text: None) -> list[dict]:
+    """The floor, per person: scores of what the base draws for the class word alone, with the same noise as `evaluate`."""
+    judge, out = Judge.from_pretrained(), []
+    for i in range(identities):
+        out.append(look(base, judge, identity(domain, split, i), None, f"a {domain}", seed + 100 * i)[0])
+        progress(f"a {domain}")
+    return out
+
+
 def evaluate(base: Base, weights: str | Path, domain: str, identities: int = 32, steps: tuple = (0, 5, 15), split: str = "held-out", seed: int = 0,
-             progress=lambda text: None, fixed_embedding: bool = False, **how) -> dict:
+             progress=lambda text: None, fixed_embedding: bool = False, floor: list[dict] | None = None, **how) -> dict:
     """Everything that is known about a domain's E4T: floor, ceiling, gap, and scores and diversity per number of steps, as a JSON-able dict.
 
-    The pictures are drawn on white, with the mask that the toy world knows. fixed_embedding: draw with one S*, see `convert.fixed`. `how` goes to `personalize`.
+    The pictures are drawn on white, with the mask that the toy world knows. fixed_embedding: draw with one S*, see `convert.fixed`.
+    floor: what `class_word` gave for these people, if it is known already. `how` goes to `personalize`.
     """
     judge, people = Judge.from_pretrained(), [identity(domain, split, i) for i in range(identities)]
     E4T.from_pretrained(weights, base).detach()  # a wrong folder should be found now, not after the floor
@@ -129,14 +139,9 @@ def evaluate(base: Base, weights: str | Path, domain: str, identities: int = 32,
     drawn_right, ceiling = ([identity_score(r, one) for r, one in zip(judge.read(ones), people)] for ones in (images, rebuilt))
     report = {"domain": domain, "split": split, "identities": identities, "seed": seed, "fixed_embedding": fixed_embedding, **how,
               "judge": interval(drawn_right), "ceiling": interval(ceiling)}
-
-    def scores(model, subject, i):
-        found, _ = look(model, judge, people[i], images[i], subject, seed + 100 * i)
-        progress(subject)
-        return found
-
-    floor, rows = [scores(base, f"a {domain}", i) for i in range(identities)], {n: [] for n in steps}
+    floor = floor or class_word(base, domain, identities, split, seed, progress)
     report["floor"] = _summary(floor, floor, ceiling)
+    rows = {n: [] for n in steps}
     for i, (image, _, mask) in enumerate(drawn):
         model = E4T.from_pretrained(weights, base)
         if i == 0:
@@ -149,6 +154,7 @@ def evaluate(base: Base, weights: str | Path, domain: str, identities: int = 32,
                 spent += time.perf_counter() - start
             if n in rows:
                 with fixed(model, image) if fixed_embedding else nullcontext():
-                    rows[n].append(scores(model, model.placeholder.token, i) | {"seconds": spent})
+                    rows[n].append(look(model, judge, people[i], image, model.placeholder.token, seed + 100 * i)[0] | {"seconds": spent})
+                progress(model.placeholder.token)
         model.detach()
     return report | {"steps": {str(n): _summary(found, floor, ceiling) for n, found in rows.items()}}

@@ -1,5 +1,6 @@
 """What each choice is worth: the same pretraining and the same look at held-out people, with one thing changed at a time."""
 import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..base import load_base
-from ..evaluate import evaluate
+from ..evaluate import class_word, evaluate
 from ..speed import commit
 from .e4t import fit
 
@@ -28,7 +29,7 @@ VARIANTS = {
     "E4T": Variant("as shipped"),
     "no offsets": Variant("the encoder alone", {"offsets": "none"}),
     "no encoder": Variant("the offsets alone; S* is one learned word, the same for all pictures", {"encoder": "word"}),
-    "no dictionary": Variant("the paper's loss from the first step on, for the same number of pictures", {"dictionary_steps": 0}),
+    "no dictionary": Variant("the paper's loss from the first step on, for the same time", {"dictionary_steps": 0, "steps": 650}),
     "ResNet-18": Variant("its encoder sees the picture alone", {"encoder": "resnet18"}),
     "contrastive": Variant("a contrastive term in phase 1", {"weights": {"contrastive": 0.01}}),
     "additive": Variant("W + Delta, of full size", {"offsets": "additive"}, rates=ADDITIVE),
@@ -67,19 +68,30 @@ def ablate(runs: Path, path: Path, domain: str, identities: int, steps: int, nam
     """Train and measure the named variants, or all; those that `path` (JSON) holds already are not done again."""
     if unknown := set(names or []) - set(VARIANTS):
         raise ValueError(f"There is no variant {', '.join(sorted(unknown))}; choose from {', '.join(VARIANTS)}.")
-    base, found = load_base("toy"), json.loads(path.read_text()) if path.exists() else {}
+    missing = [name for name in names or VARIANTS if name not in read(path)]
+    if not missing:
+        return read(path)
+    base = load_base("toy")
     path.parent.mkdir(parents=True, exist_ok=True)
-    for name in tqdm(names or [*VARIANTS], desc="variants"):
-        if name in found:
-            continue
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        floor, floor_of_three = class_word(base, domain, identities), class_word(base, domain, 3, "validation")  # the same for all
+    for name in tqdm(missing, desc="variants"):
         variant = VARIANTS[name]
         weights, how = pretrained(name, variant, runs, domain), dict(variant.how)
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
             if variant.rates:
-                tried = {lr: evaluate(base, weights, domain, 3, (steps,), "validation", offsets_lr=lr, **how)["steps"][str(steps)] for lr in variant.rates}
+                tried = {lr: evaluate(base, weights, domain, 3, (steps,), "validation", floor=floor_of_three, offsets_lr=lr, **how)["steps"][str(steps)]
+                         for lr in variant.rates}
                 how["offsets_lr"] = max(tried, key=lambda lr: tried[lr]["identity"]["mean"] + tried[lr]["prompt"]["mean"])
-            report = evaluate(base, weights, domain, identities, (0, steps), **how)
+            report = evaluate(base, weights, domain, identities, (0, steps), floor=floor, **how)
         size = sum(file.stat().st_size for file in weights.iterdir())
-        found[name] = {"what": variant.what, "commit": commit(), "bytes": size} | report
-        path.write_text(json.dumps(found, indent=1) + "\n")
-    return found
+        row = {"what": variant.what, "commit": commit(), "bytes": size} | report
+        new = path.with_suffix(f".{os.getpid()}")
+        new.write_text(json.dumps(read(path) | {name: row}, indent=1) + "\n")  # read again: another process may do other variants meanwhile
+        new.replace(path)
+    return read(path)
+
+
+def read(path: Path) -> dict:
+    """{variant: its report}; {} before the first."""
+    return json.loads(path.read_text()) if path.exists() else {}
