@@ -42,10 +42,10 @@ def bench(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] 
           method: Annotated[list[str] | None, typer.Option(help="Do this one now; may be given several times. The report is of all that are done.")] = None,
           weights: Annotated[str, typer.Option(help="Another domain, whose E4T has to learn these people.")] = "",
           bf16: Bf16 = False, seed: int = 0,
-          out: Annotated[Path, typer.Option(help="Folder for .jsonl, .json and .png.")] = Path("docs/results")):
+          out: Annotated[Path, typer.Option(help="Folder for .jsonl, .json and pictures.")] = Path("docs/results")):
     """E4T against Textual Inversion, DreamBooth and LoRA: identity after steps and seconds. Stopped runs go on where they were."""
     from .bench import execute, finished, plan
-    from .results import curves, summarise, summarise_search
+    from .results import curves, last_pictures, picture_path, summarise, summarise_search
     from .speed import machine
 
     name = ("search-" if search else "bench-") + domain + f"-on-{weights}" * bool(weights) + "-quick" * quick
@@ -54,8 +54,12 @@ def bench(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] 
     rows = finished(path, plan(domain, identities, quick, search, **how))
     figures = summarise_search(rows) if search else summarise(rows)
     if not search:
-        with replacing(out / f"{name}.png") as new:
-            curves(figures).savefig(new, format="png")
+        shown = {f"{name}.png": curves(figures)}
+        if all(picture_path(path, one, 0).exists() for one in figures):  # with another run under way, perhaps not yet
+            shown[f"{name}-pictures.png"] = last_pictures(path, figures, domain)
+        for file, figure in shown.items():
+            with replacing(out / file) as new:
+                figure.savefig(new, format="png")
     asked = f"e4t bench --domain {domain} --identities {identities}" + " --quick" * quick + " --search" * search + f" --weights {weights}" * bool(weights)
     write_report({"command": asked + " --bf16" * bf16 + f" --seed {seed}", "commits": sorted({row["commit"] or "" for row in rows}), "machine": machine(),
                   "methods": figures}, out / f"{name}.json")

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .baselines import METHODS
-from .evaluate import interval
+from .evaluate import PROMPTS, interval
+from .world import Scene, draw, identity
 
 SCORES = ("identity", "identity_plain", "identity_background", "prompt", "diversity", "seconds")
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # on a method's learning rates, in the search
@@ -107,4 +108,16 @@ def curves(summary: dict) -> Figure:
         axis.set(xscale="log", xlabel=f"{across} (0 is drawn at 0.5)", ylabel=up, ylim=(0, top))
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
+def last_pictures(path: Path, summary: dict, domain: str, people: int = 4, prompt: int = 3) -> Figure:
+    """Some people, and what each method drew of them after its last step for one of PROMPTS; those whose pictures by every method were kept."""
+    from .plots import grid
+
+    there = [i for i in range(people) if all(picture_path(path, method, i).exists() for method in summary)]
+    rows = [[draw(identity(domain, "held-out", i), Scene())[0], *(read_strip(path, method, i)[prompt] for method in summary)] for i in there]
+    titles = ["the person", *(f"{method}, {max(found['steps'])} steps" for method, found in summary.items())]
+    figure = grid([picture for row in rows for picture in row], titles + [""] * len(titles) * (len(rows) - 1), columns=len(titles))
+    figure.supxlabel(PROMPTS[prompt][1].format("S*"), fontsize=9)
     return figure

@@ -10,7 +10,7 @@ from e4t_minimal import DATA
 from e4t_minimal.baselines import METHODS, RARE, begin, class_pictures, learn, learned, stored_bytes
 from e4t_minimal.bench import Run, execute, plan
 from e4t_minimal.model import E4T
-from e4t_minimal.results import curves, picture_path, read_report, read_strip, summarise, summarise_search, table
+from e4t_minimal.results import curves, last_pictures, picture_path, read_report, read_strip, summarise, summarise_search, table
 from e4t_minimal.train import personalize
 
 
@@ -63,6 +63,7 @@ def test_runs_go_on_where_they_stopped(tmp_path):
     assert execute(path, [run]) == rows and path.read_text() == stamp  # nothing was done again
     assert Image.open(picture_path(path, "Textual Inversion", 0)).size == (8 * 64, 64)
     assert [picture.size for picture in read_strip(path, "Textual Inversion", 0)] == [(64, 64)] * 8
+    assert len(last_pictures(path, {"Textual Inversion": {"steps": {1: None}}}, "face").axes) == 2  # of one person: she, and what was drawn
     with pytest.raises(ValueError, match="No pictures of LoRA and person 0"):
         read_strip(path, "LoRA", 0)
 

@@ -1,12 +1,14 @@
-"""The README's table is what `e4t evaluate` has written. `python tests/test_docs.py` prints it."""
+"""The README's tables are what `e4t evaluate` and `e4t bench` have written. `python tests/test_docs.py` prints them."""
 import json
 from pathlib import Path
+
+from e4t_minimal.results import read_report, table
 
 ROOT = Path(__file__).parent.parent
 DOMAINS = ("face", "critter", "robot")
 
 
-def table() -> list[str]:
+def domains() -> list[str]:
     reports = [json.loads((ROOT / f"docs/evaluation-{domain}.json").read_text()) for domain in DOMAINS]
 
     def sure(found: dict) -> str:
@@ -25,10 +27,17 @@ def table() -> list[str]:
               for title, at in (("class word", lambda r: r["floor"]), ("S\\*, 15 steps", lambda r: r["steps"]["15"])))]
 
 
+def methods() -> list[str]:
+    found = table(read_report(ROOT / "docs/results/bench-face.json")["methods"])
+    columns = [column for column in next(iter(found.values())) if column != "diversity"]
+    rows = [f"| {method} | " + " | ".join(line[column] for column in columns) + " |" for method, line in found.items()]
+    return ["| steps | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|", *rows]
+
+
 def test_readme_says_what_was_measured():
     readme = (ROOT / "README.md").read_text()
-    assert [line for line in table() if line not in readme] == []
+    assert [line for line in domains() + methods() if line not in readme] == []
 
 
 if __name__ == "__main__":
-    print("\n".join(table()))
+    print("\n".join([*domains(), "", *methods()]))
