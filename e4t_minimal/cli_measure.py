@@ -56,10 +56,10 @@ def bench(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] 
     if not search:
         shown = {f"{name}.png": curves(figures)}
         if all(picture_path(path, one, 0).exists() for one in figures):  # with another run under way, perhaps not yet
-            shown[f"{name}-pictures.png"] = last_pictures(path, figures, domain)
+            shown[f"{name}-pictures.jpg"] = last_pictures(path, figures, domain)
         for file, figure in shown.items():
             with replacing(out / file) as new:
-                figure.savefig(new, format="png")
+                figure.savefig(new, format=file[-3:])
     asked = f"e4t bench --domain {domain} --identities {identities}" + " --quick" * quick + " --search" * search + f" --weights {weights}" * bool(weights)
     write_report({"command": asked + " --bf16" * bf16 + f" --seed {seed}", "commits": sorted({row["commit"] or "" for row in rows}), "machine": machine(),
                   "methods": figures}, out / f"{name}.json")
