@@ -1,6 +1,5 @@
 """What each choice is worth: the same pretraining and the same look at held-out people, with one thing changed at a time."""
 import json
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,8 @@ import torch
 from tqdm.auto import tqdm
 
 from ..base import load_base
-from ..evaluate import class_word, evaluate
+from ..evaluate import evaluate, floor_scores
+from ..files import replacing
 from ..speed import commit
 from .e4t import fit
 
@@ -74,7 +74,7 @@ def ablate(runs: Path, path: Path, domain: str, identities: int, steps: int, nam
     base = load_base("toy")
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        floor, floor_of_three = class_word(base, domain, identities), class_word(base, domain, 3, "validation")  # the same for all
+        floor, floor_of_three = floor_scores(base, domain, identities), floor_scores(base, domain, 3, "validation")  # the same for all
     for name in tqdm(missing, desc="variants"):
         variant = VARIANTS[name]
         weights, how = pretrained(name, variant, runs, domain), dict(variant.how)
@@ -86,9 +86,8 @@ def ablate(runs: Path, path: Path, domain: str, identities: int, steps: int, nam
             report = evaluate(base, weights, domain, identities, (0, steps), floor=floor, **how)
         size = sum(file.stat().st_size for file in weights.iterdir())
         row = {"what": variant.what, "commit": commit(), "bytes": size} | report
-        new = path.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps(read(path) | {name: row}, indent=1) + "\n")  # read again: another process may do other variants meanwhile
-        new.replace(path)
+        with replacing(path) as new:
+            new.write_text(json.dumps(read(path) | {name: row}, indent=1) + "\n")  # read again: another process may do other variants meanwhile
     return read(path)
 
 
