@@ -10,7 +10,7 @@ from .base import Base, generator, square, transparency
 from .model import E4T
 
 T_MIN = 300  # of 1,000: the lowest timestep that one picture is learned at
-OUTSIDE, GROUNDS = 3.0, 16  # weight of what happens outside the mask, and how many grounds it is asked about; see `personalize`
+OUTSIDE, OTHER_BACKGROUNDS = 3.0, 16  # weight of what happens outside the mask, and how many backgrounds it is asked about; see `personalize`
 
 
 @torch.no_grad()
@@ -175,30 +175,31 @@ def personalize(model: E4T, image: Image.Image, mask: Image.Image | None = None,
     """Phase 2, on ONE picture: the same loss under `batch` noises a step; encoder and (folded) offsets go on learning together.
 
     t_min: the lowest timestep (of 1,000) to learn at. Who it is, is decided at high noise; below, one picture teaches only itself (our choice).
-    outside: weight of `outside_change`, where a mask says what the loss does not look at; the subject is then put before GROUNDS grounds (our choice; 0 to do without).
+    outside: weight of `outside_change`, where a mask says what the loss does not look at (our choice; 0 to do without); the subject is then put before
+    OTHER_BACKGROUNDS random ones.
     mask: where the subject is ("L", white = subject; the paper uses one for faces); default: the picture's transparency, if it has any.
     micro, eight_bit: to save memory, see `tune`.
     The model is changed in place and `model.picture` is set. Yields the locals of every step, `gap` among them as in `pretrain`."""
     model.fold()
-    data = show(model, image, mask, prompt, GROUNDS if outside else 0)
+    data = show(model, image, mask, prompt, OTHER_BACKGROUNDS if outside else 0)
     yield from tune(model, data, groups(model, lr, offsets_lr), steps, batch, {"l2": l2, "outside": outside}, seed, t_min, validation, gap_every, None, micro, eight_bit)
 
 
-def show(model: E4T, image: Image.Image, mask: Image.Image | None = None, prompt: str | None = None, grounds: int = 0) -> dict:
-    """Make `image` the model's picture, and prepare it with its mask as a training set of one; grounds: of so many, see `on_grounds`, if there is a mask."""
+def show(model: E4T, image: Image.Image, mask: Image.Image | None = None, prompt: str | None = None, backgrounds: int = 0) -> dict:
+    """Make `image` the model's picture, and prepare it with its mask as a training set of one; backgrounds: of so many, see `on_backgrounds`, if there is a mask."""
     if mask and mask.size != image.size:
         raise ValueError(f"The mask is {mask.width} x {mask.height}, its picture {image.width} x {image.height}: both must be of one size, since both are cropped alike.")
     mask, prompt = mask or transparency(image), prompt or f"a photo of {model.placeholder.token}"
     data = prepare(model, [image], [prompt], [mask] if mask else None)
     model.picture = image
-    if mask and grounds:
-        others = prepare(model, on_grounds(image, mask, grounds, model.base.resolution), [prompt] * grounds, batch=1)  # one by one: memory as for one
-        data = {k: v.expand(grounds, *v.shape[1:]) for k, v in data.items()} | {"latents": others["latents"]}  # the encoder goes on seeing the picture itself
+    if mask and backgrounds:
+        others = prepare(model, on_backgrounds(image, mask, backgrounds, model.base.resolution), [prompt] * backgrounds, batch=1)  # one by one: memory as for one
+        data = {k: v.expand(backgrounds, *v.shape[1:]) for k, v in data.items()} | {"latents": others["latents"]}  # the encoder goes on seeing the picture itself
     return data
 
 
-def on_grounds(image: Image.Image, mask: Image.Image, count: int, size: int, seed: int = 0) -> list[Image.Image]:
-    """The subject before `count` other grounds (our choice), size x size: 1, 4, 16 or 64 random colours that run into each other."""
+def on_backgrounds(image: Image.Image, mask: Image.Image, count: int, size: int, seed: int = 0) -> list[Image.Image]:
+    """The subject before `count` other backgrounds (our choice), size x size: 1, 4, 16 or 64 random colours that run into each other."""
     rng, subject, where = np.random.default_rng(seed), square(image, size), square(mask, size).convert("L")
     colors = (Image.fromarray(rng.integers(0, 256, (2 ** (i % 4), 2 ** (i % 4), 3), dtype=np.uint8)) for i in range(count))
-    return [Image.composite(subject, ground.resize((size, size), Image.Resampling.BICUBIC), where) for ground in colors]
+    return [Image.composite(subject, background.resize((size, size), Image.Resampling.BICUBIC), where) for background in colors]

@@ -46,7 +46,7 @@ VARIANTS = {
     "L2 0.1, offsets still": Variant("the paper's weight, and the encoder alone learns in phase 2", how={"offsets_lr": 0.0}),
     "L2 1, offsets still": Variant("ten times, and the encoder alone learns in phase 2", how={"l2": 1.0, "offsets_lr": 0.0}),
     "L2 10, offsets still": Variant("a hundred times, and the encoder alone learns in phase 2", how={"l2": 10.0, "offsets_lr": 0.0}),
-    "ground free": Variant("nothing holds the ground in phase 2", how={"outside": 0.0}),
+    "background free": Variant("nothing holds the background in phase 2", how={"outside": 0.0}),
     "one embedding": Variant("S* is not predicted anew at every step of drawing: the mean of 16 predictions serves all", how={"fixed_embedding": True}),
     "all timesteps": Variant("phase 2 learns at low noise, too", how={"t_min": 0}),
 }
