@@ -82,9 +82,9 @@ def stored_bytes(method: Method, model: E4T) -> int:
     return 2 * sum(p.numel() for part in method.learns for p in learned(model, part))
 
 
-def class_pictures(base: Base, class_word: str, count: int = 64, seed: int = 1_000_000) -> list[Image.Image]:
-    """What the base draws for the class word alone: DreamBooth's prior. Once per domain."""
-    return sample(base, [f"a photo of a {class_word}"] * count, seed=seed)
+def class_pictures(base: Base, class_word: str, count: int = 64, seed: int = 1_000_000, steps: int = 20) -> list[Image.Image]:
+    """What the base draws for the class word alone, in `steps` denoising steps: DreamBooth's prior. Once per domain."""
+    return sample(base, [f"a photo of a {class_word}"] * count, steps=steps, seed=seed)
 
 
 def learn(method: Method, model: E4T, image: Image.Image, mask: Image.Image | None = None, prior: list[Image.Image] | None = None,

@@ -75,7 +75,7 @@ def _work(path: Path, runs: list[Run]):
     first, base, judge, code = runs[0], load_base("toy"), Judge.from_pretrained(), commit()
     with torch.autocast("cpu", torch.bfloat16, enabled=first.bf16, cache_enabled=False), \
             tqdm(total=sum(max(run.stops) for run in runs), desc=f"{first.method}, steps", mininterval=5) as bar:
-        prior = class_pictures(base, first.domain) if METHODS[first.method].prior else None
+        prior = class_pictures(base, first.domain, 4 * first.batch, steps=first.denoising) if METHODS[first.method].prior else None
         for run in runs:
             found = list(run.rows(base, judge, prior, bar.update))
             if run.person < KEPT and run.split == "held-out":

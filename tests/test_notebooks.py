@@ -181,7 +181,8 @@ def test_numbers_in_figures_are_the_modules():
 
     phases, one, many = figures.FIGURES["phases-07"][0], train.personalize, train.pretrain
     for words in (f"from {train.T_MIN} up", f"on {train.OTHER_BACKGROUNDS} backgrounds", f"plus {train.OUTSIDE:.0f} times the change",
-                  f"under {default(one, 'batch')} noises", f"plus {default(one, 'l2')} times the squared", f"plus {default(many, 'l2')} times the squared", f"5 to {default(one, 'steps')} steps"):
+                  f"under {default(one, 'batch')} noises", f"plus {default(one, 'l2')} times the squared",
+                  f"plus {default(many, 'l2')} times the squared", f"5 to {default(one, 'steps')} steps"):
         assert words in phases
     assert f"{default(sample.sample, 'steps')} times" in figures.FIGURES["sampling-02"][0] and default(encoder.Encoder, "s") == 0.1
 
