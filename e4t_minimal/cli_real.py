@@ -13,7 +13,8 @@ ClassWord = Annotated[str | None, typer.Option(help="What the domain is, in one 
 
 @command
 def plan(base: Annotated[str, typer.Option(help='"sd15", "sd21", "toy", a diffusers folder, or a hub id (only its configs are fetched).')] = "sd15",
-         batch: int = 16, micro: Micro = 4, resolution: Resolution = None, dtype: Dtype = "fp16", checkpointing: Checkpointing = True, eight_bit: EightBit = False,
+         batch: int = 16, micro: Annotated[int | None, typer.Option(min=1, help="Rows of a batch at a time (default: 4, or the batch if that is less).")] = None,
+         resolution: Resolution = None, dtype: Dtype = "fp16", checkpointing: Checkpointing = True, eight_bit: EightBit = False,
          out: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None):
     """Peak memory and stored bytes of both phases on one device, without allocating them."""
     from .architectures import read_architecture
@@ -21,7 +22,7 @@ def plan(base: Annotated[str, typer.Option(help='"sd15", "sd21", "toy", a diffus
     from .plan import plan as foresee
 
     architecture = read_architecture(base)
-    micro = min(micro or batch, batch)
+    micro = min(4, batch) if micro is None else micro
     found = {phase: foresee(architecture, phase, batch, micro, resolution, number_format(dtype), checkpointing, eight_bit) for phase in PHASES}
     report = {"base": base, "batch": batch, "micro": micro, "resolution": resolution, "dtype": dtype, "checkpointing": checkpointing}
     for phase, numbers in found.items():

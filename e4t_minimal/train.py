@@ -113,9 +113,9 @@ def backward(loss, part: dict, noise: torch.Tensor, t: torch.Tensor, micro: int 
 
     loss(part, noise, t) -> terms, as `E4T.loss`'s. run(loss) goes backward; around(whether these are the last rows) is entered for each `micro` rows.
     Returns the terms, the scalars for the whole batch, the rest for the last rows."""
-    means = {}
-    for rows in torch.arange(len(t)).split(micro or len(t)):
-        with around(int(rows[-1]) + 1 == len(t)):
+    means, parts = {}, torch.arange(len(t)).split(micro or len(t))
+    for i, rows in enumerate(parts):
+        with around(i + 1 == len(parts)):
             terms, share = loss(select(part, rows), noise[rows], t[rows]), len(rows) / len(t)
             run(terms["loss"] * share)
         for name, value in terms.items():
