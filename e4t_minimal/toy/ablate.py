@@ -78,7 +78,8 @@ def ablate(runs: Path, path: Path, domain: str, identities: int, steps: int, nam
     base = load_base("toy")
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        floor, floor_of_three = floor_scores(base, domain, identities), floor_scores(base, domain, 3, "validation")  # the same for all
+        floor = floor_scores(base, domain, identities)  # the same for all
+        floor_of_three = floor_scores(base, domain, 3, "validation") if any(VARIANTS[name].rates for name in missing) else None
     for name in tqdm(missing, desc="variants"):
         variant = VARIANTS[name]
         weights, how = pretrained(name, variant, runs, domain), dict(variant.how)
@@ -87,7 +88,8 @@ def ablate(runs: Path, path: Path, domain: str, identities: int, steps: int, nam
                 tried = {lr: evaluate(base, weights, domain, 3, (steps,), "validation", floor=floor_of_three, offsets_lr=lr, **how)["steps"][str(steps)]
                          for lr in variant.rates}
                 how["offsets_lr"] = max(tried, key=lambda lr: tried[lr]["identity"]["mean"] + tried[lr]["prompt"]["mean"])
-            report = evaluate(base, weights, domain, identities, (0, steps), floor=floor, **how)
+            stops = (steps,) if variant.how else (0, steps)  # what differs in phase 2 alone makes no difference before it
+            report = evaluate(base, weights, domain, identities, stops, floor=floor, **how)
         size = sum(file.stat().st_size for file in weights.iterdir())
         row = {"what": variant.what, "commit": commit(), "bytes": size} | report
         with replacing(path) as new:
