@@ -45,6 +45,7 @@ def bench(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] 
           bf16: Bf16 = False, seed: int = 0,
           out: Annotated[Path, typer.Option(help="Folder for .jsonl, .json and pictures.")] = Path("docs/results")):
     """E4T against Textual Inversion, DreamBooth and LoRA: identity after steps and seconds. Stopped runs go on where they were."""
+    from .baselines import METHODS
     from .bench import execute, finished, plan
     from .results import curves, last_pictures, picture_path, summarise, summarise_search
     from .speed import machine
@@ -62,6 +63,7 @@ def bench(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] 
             with replacing(out / file) as new:
                 figure.savefig(new, format=file[-3:])
     asked = f"e4t bench --domain {domain} --identities {identities}" + " --quick" * quick + " --search" * search + f" --weights {weights}" * bool(weights)
+    asked += "".join(f' --method "{one}"' for one in figures) if len(figures) < len(METHODS) else ""
     write_report({"command": asked + " --bf16" * bf16 + f" --seed {seed}", "commits": sorted({row["commit"] or "" for row in rows}), "machine": machine(),
                   "methods": figures}, out / f"{name}.json")
 

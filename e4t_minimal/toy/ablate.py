@@ -92,8 +92,9 @@ def ablate(runs: Path, path: Path, domain: str, identities: int, steps: int, nam
             report = evaluate(base, weights, domain, identities, stops, floor=floor, **how)
         size = sum(file.stat().st_size for file in weights.iterdir())
         row = {"what": variant.what, "commit": commit(), "bytes": size} | report
+        found = read(path) | {name: row}  # read again: another process may do other variants meanwhile
         with replacing(path) as new:
-            new.write_text(json.dumps(read(path) | {name: row}, indent=1) + "\n")  # read again: another process may do other variants meanwhile
+            new.write_text(json.dumps({one: found[one] for one in VARIANTS if one in found}, indent=1) + "\n")
     return read(path)
 
 
