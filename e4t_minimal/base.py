@@ -5,6 +5,7 @@ The only file that knows which base model it is. Axis letters here and everywher
 """
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -43,7 +44,11 @@ class Base:
         return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def frozen(self, device: str = "cpu", resolution: int | None = None) -> "Base":
-        """Itself, on the device, without gradients, and drawing at `resolution` pixels if that is given."""
+        """Itself, on the device, without gradients, and drawing at `resolution` pixels if that is given. ValueError if there is no such device."""
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ValueError(f"The device {device!r} cannot be used here ({str(error).splitlines()[0][:120]}). Choose another of cpu, cuda, mps.") from None
         for part in (self.text_encoder, self.vae, self.unet, self.vision):
             (part if part.device == torch.device(device) else part.to(device)).eval().requires_grad_(False)
         if resolution:
@@ -82,6 +87,16 @@ class Base:
         return self.scheduler.add_noise(latents, noise, t), target
 
 
+def generator(seed: int, step: int) -> torch.Generator:
+    """Every step draws from a generator of its own: a run that goes on after a stop sees the numbers that one without a stop sees."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+def path_of(name: str | Path) -> str:
+    """The folder or hub id behind a base's name."""
+    return str(DATA / "toy-sd") if name == "toy" else str(name)
+
+
 def transparency(image: Image.Image) -> Image.Image | None:
     """Where the picture shows something ("L", white = subject), if it says so itself; ValueError if it shows nothing."""
     alpha = image.convert("RGBA").getchannel("A")
@@ -118,7 +133,7 @@ def quiet():
 
 
 @quiet()
-def load_base(name: str = "toy", vision: str = VISION, device: str = "cpu", dtype: torch.dtype = torch.float32, resolution: int | None = None) -> Base:
+def load_base(name: str | Path = "toy", vision: str = VISION, device: str = "cpu", dtype: torch.dtype = torch.float32, resolution: int | None = None) -> Base:
     """A Stable Diffusion by name: "toy" (shipped with this project), a local diffusers folder, or a hub id.
 
     vision: hub id or folder of a transformers CLIP, used when the base brings no `image_encoder` of its own.
@@ -128,7 +143,7 @@ def load_base(name: str = "toy", vision: str = VISION, device: str = "cpu", dtyp
     from diffusers import DDIMScheduler, StableDiffusionPipeline
     from transformers import AutoImageProcessor, CLIPVisionModelWithProjection
 
-    path = str(DATA / "toy-sd") if name == "toy" else str(name)
+    path = path_of(name)
     try:
         pipe = StableDiffusionPipeline.from_pretrained(path, dtype=dtype, safety_checker=None, requires_safety_checker=False)
     except Exception as error:
@@ -142,4 +157,4 @@ def load_base(name: str = "toy", vision: str = VISION, device: str = "cpu", dtyp
         except OSError as error:
             raise ValueError(f"{path!r} brings no image_encoder, and there is no CLIP at {vision!r}. Give `vision`, a folder or hub id of a CLIP.") from error
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)  # latents are not pixels: some schedulers leave this to DDIM's default
-    return Base(name, pipe.tokenizer, pipe.text_encoder, pipe.vae, pipe.unet, scheduler, tower, preprocessor, where).frozen(device, resolution)
+    return Base(str(name), pipe.tokenizer, pipe.text_encoder, pipe.vae, pipe.unet, scheduler, tower, preprocessor, where).frozen(device, resolution)

@@ -11,7 +11,7 @@ from .base import Base
 from .encoder import Word
 from .model import E4T
 from .sample import sample
-from .train import GROUNDS, OUTSIDE, T_MIN, prepare, show, tune
+from .train import OTHER_BACKGROUNDS, OUTSIDE, T_MIN, prepare, show, tune
 
 RARE = "x"  # DreamBooth's rare token: a word that the toy base has met in no caption
 
@@ -82,9 +82,9 @@ def stored_bytes(method: Method, model: E4T) -> int:
     return 2 * sum(p.numel() for part in method.learns for p in learned(model, part))
 
 
-def class_pictures(base: Base, class_word: str, count: int = 64, seed: int = 1_000_000) -> list[Image.Image]:
-    """What the base draws for the class word alone: DreamBooth's prior. Once per domain."""
-    return sample(base, [f"a photo of a {class_word}"] * count, seed=seed)
+def class_pictures(base: Base, class_word: str, count: int = 64, seed: int = 1_000_000, steps: int = 20) -> list[Image.Image]:
+    """What the base draws for the class word alone, in `steps` denoising steps: DreamBooth's prior. Once per domain."""
+    return sample(base, [f"a photo of a {class_word}"] * count, steps=steps, seed=seed)
 
 
 def learn(method: Method, model: E4T, image: Image.Image, mask: Image.Image | None = None, prior: list[Image.Image] | None = None,
@@ -93,7 +93,7 @@ def learn(method: Method, model: E4T, image: Image.Image, mask: Image.Image | No
 
     batch: rows of a step in all; with pictures of the class beside, half of the rows are theirs."""
     word = model.placeholder.class_word
-    data = show(model, image, mask, f"a photo of {method.subject.format(word)}", GROUNDS if "outside" in dict(method.terms) else 0)
+    data = show(model, image, mask, f"a photo of {method.subject.format(word)}", OTHER_BACKGROUNDS if "outside" in dict(method.terms) else 0)
     beside = prepare(model, prior, [f"a photo of a {word}"] * len(prior), required=False) if method.prior else None
     groups = [{"params": learned(model, part), "lr": lr * (method.factor if factor is None else factor)} for part, lr in method.learns.items()]
     yield from tune(model, data, groups, steps, batch // 2 if method.prior else batch, dict(method.terms), seed, T_MIN, prior=beside)

@@ -18,14 +18,14 @@ from .study import append_rows, read_rows
 from .world import Scene, draw, identity
 
 KEPT = 6  # the first people's last pictures are kept, for galleries and the user study
-STOPS, QUICK = (0, 5, 10, 15, 25, 50, 100), (0, 10, 20)  # numbers of steps to score, up to a method's own
+STOPS, QUICK = (0, 5, 10, 15, 25, 50, 100), (10, 20)  # numbers of steps to score, up to a method's own
 
 
 @dataclass(frozen=True)
 class Run:
     """One method learning one person (their number in the split), scored after each number of steps in `stops`.
 
-    weights: the domain whose E4T is used (default: the person's own)."""
+    batch: rows of a training step. denoising: steps of drawing. weights: the domain whose E4T is used (default: the person's own)."""
     method: str
     person: int
     stops: tuple[int, ...]
@@ -33,6 +33,7 @@ class Run:
     split: str = "held-out"
     factor: float = 1.0
     batch: int = 16
+    denoising: int = 20
     seed: int = 0
     bf16: bool = False
     weights: str = ""
@@ -55,7 +56,7 @@ class Run:
                     spent += time.process_time() - start
                     progress()
                 if step in self.stops:
-                    found, pictures = look(model, judge, one, image, method.subject.format(self.domain), self.seed + 100 * self.person)
+                    found, pictures = look(model, judge, one, image, method.subject.format(self.domain), self.seed + 100 * self.person, self.denoising)
                     found = {"seconds": round(spent, 2)} | {k: round(v, 4) for k, v in found.items()}
                     yield self.key(step) | found | {"bytes": stored_bytes(method, model), "peak_megabytes": peak_megabytes()}, pictures
 
@@ -74,7 +75,7 @@ def _work(path: Path, runs: list[Run]):
     first, base, judge, code = runs[0], load_base("toy"), Judge.from_pretrained(), commit()
     with torch.autocast("cpu", torch.bfloat16, enabled=first.bf16, cache_enabled=False), \
             tqdm(total=sum(max(run.stops) for run in runs), desc=f"{first.method}, steps", mininterval=5) as bar:
-        prior = class_pictures(base, first.domain) if METHODS[first.method].prior else None
+        prior = class_pictures(base, first.domain, 4 * first.batch, steps=first.denoising) if METHODS[first.method].prior else None
         for run in runs:
             found = list(run.rows(base, judge, prior, bar.update))
             if run.person < KEPT and run.split == "held-out":
@@ -93,7 +94,8 @@ def plan(domain: str, identities: int, quick: bool = False, search: bool = False
     if search:
         return [Run(name, i, (min(method.steps, 25),), domain, "validation", factor, **how)
                 for name, method in chosen.items() for factor in FACTORS for i in range(2)]
-    return [Run(name, i, tuple(n for n in (QUICK if quick else STOPS) if n <= method.steps), domain, factor=method.factor, batch=8 if quick else 16, **how)
+    return [Run(name, i, tuple(n for n in (QUICK if quick else STOPS) if n <= method.steps), domain, factor=method.factor,
+                **({"batch": 8, "denoising": 10} if quick else {}), **how)
             for name, method in chosen.items() for i in range(4 if quick else identities)]
 
 

@@ -2,7 +2,6 @@
 import json
 import re
 import time
-from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from . import DATA
+from .files import replacing
 
 app = typer.Typer(help="One picture of a new face becomes a word, S*, that a text-to-image model can draw.", no_args_is_help=True, pretty_exceptions_enable=False)
 Prompts = Annotated[list[str], typer.Option("--prompt", help="A prompt with S* in it; may be given several times.")]
@@ -34,18 +34,6 @@ def command(function):
             typer.secho(f"e4t: {error}", fg="red", err=True)
             raise typer.Exit(2) from None
     return app.command()(run)
-
-
-@contextmanager
-def replacing(path: Path):
-    """A name to write a file under that takes the place of `path` once it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}")
-    try:
-        yield new
-        new.rename(path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def write_report(report: dict, path: Path | None):

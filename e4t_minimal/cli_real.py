@@ -8,12 +8,13 @@ from .cli import BaseName, Checkpointing, Device, Dtype, EightBit, Micro, comman
 
 Out = Annotated[Path, typer.Option(help="Folder to write.")]
 Resolution = Annotated[int | None, typer.Option(help="Pixels (default: the base's own).")]
-ClassWord = Annotated[str, typer.Option(help="What the domain is, in one token of the base: face, cat, ...")]
+ClassWord = Annotated[str | None, typer.Option(help="What the domain is, in one token of the base: face, cat, ... (default: what --weights says, or face).")]
 
 
 @command
 def plan(base: Annotated[str, typer.Option(help='"sd15", "sd21", "toy", a diffusers folder, or a hub id (only its configs are fetched).')] = "sd15",
-         batch: int = 16, micro: Micro = 4, resolution: Resolution = None, dtype: Dtype = "fp16", checkpointing: Checkpointing = True, eight_bit: EightBit = False,
+         batch: int = 16, micro: Annotated[int | None, typer.Option(min=1, help="Rows of a batch at a time (default: 4, or the batch if that is less).")] = None,
+         resolution: Resolution = None, dtype: Dtype = "fp16", checkpointing: Checkpointing = True, eight_bit: EightBit = False,
          out: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None):
     """Peak memory and stored bytes of both phases on one device, without allocating them."""
     from .architectures import read_architecture
@@ -21,6 +22,7 @@ def plan(base: Annotated[str, typer.Option(help='"sd15", "sd21", "toy", a diffus
     from .plan import plan as foresee
 
     architecture = read_architecture(base)
+    micro = min(4, batch) if micro is None else micro
     found = {phase: foresee(architecture, phase, batch, micro, resolution, number_format(dtype), checkpointing, eight_bit) for phase in PHASES}
     report = {"base": base, "batch": batch, "micro": micro, "resolution": resolution, "dtype": dtype, "checkpointing": checkpointing}
     for phase, numbers in found.items():
@@ -32,14 +34,14 @@ def plan(base: Annotated[str, typer.Option(help='"sd15", "sd21", "toy", a diffus
 
 @command
 def pretrain(source: Annotated[str, typer.Argument(help="A folder of pictures of the domain, or the id of a data set on the hub.")],
-             class_word: ClassWord = "face", base: BaseName = "toy", out: Out = Path("outputs/domain"), steps: Annotated[int, typer.Option(min=1)] = 1000,
+             class_word: ClassWord = None, base: BaseName = "toy", out: Out = Path("outputs/domain"), steps: Annotated[int, typer.Option(min=1)] = 1000,
              batch: Annotated[int, typer.Option(min=1, help="Pictures of a step, on all processes together.")] = 16, micro: Micro = None,
              lr: float = 3e-5, offsets_lr: float = 1e-3, l2: float = 0.01, seed: int = 0, resolution: Resolution = None,
              dtype: Annotated[str | None, typer.Option(help="Number format of the frozen base (default: accelerate's mixed precision).")] = None,
              checkpointing: Checkpointing = False, eight_bit: EightBit = False, streaming: Annotated[bool, typer.Option(help="Read while training.")] = False,
              column: Annotated[str, typer.Option(help="Of the data set: where the pictures are.")] = "image", split: str = "train",
              weights: Annotated[Path | None, typer.Option(help="An E4T folder to start from.")] = None,
-             vision: Annotated[str | None, typer.Option(help="Another CLIP vision tower.")] = None, save_every: int = 500,
+             vision: Annotated[str | None, typer.Option(help="Another CLIP vision tower.")] = None, save_every: Annotated[int, typer.Option(min=1)] = 500,
              resume: Annotated[bool, typer.Option(help="Go on from the state in --out.")] = False, cpu: Annotated[bool, typer.Option(help="Not on a GPU.")] = False):
     """Phase 1 on your own pictures, on one device, or on many: accelerate launch -m e4t_minimal pretrain SOURCE ..."""
     import torch
@@ -51,6 +53,8 @@ def pretrain(source: Annotated[str, typer.Argument(help="A folder of pictures of
     from .distributed import pretrain_on
     from .model import E4T
 
+    if resume and not (out / "state.safetensors").exists():
+        typer.echo(f"{out} holds no state to go on from: starting at step 0")
     accelerator = Accelerator(cpu=cpu)
     dtype = dtype or {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     if dtype == "fp16" and accelerator.mixed_precision != "fp16":
@@ -62,7 +66,9 @@ def pretrain(source: Annotated[str, typer.Argument(help="A folder of pictures of
     if checkpointing:
         loaded.unet.enable_gradient_checkpointing()
     torch.manual_seed(seed)  # new offsets start from random constants
-    model = E4T.from_pretrained(weights, loaded) if weights else E4T(loaded, class_word)
+    model = E4T.from_pretrained(weights, loaded) if weights else E4T(loaded, class_word or "face")
+    if class_word not in (None, model.placeholder.class_word):
+        raise ValueError(f"{weights} was made for the class word {model.placeholder.class_word!r}; leave out --class-word {class_word}, or --weights.")
     loop = pretrain_on(accelerator, model, pictures, steps, batch, micro, lr, offsets_lr, l2, seed, eight_bit, out, save_every, resume)
     bar = tqdm(total=steps, desc="pretrain", disable=not accelerator.is_main_process, mininterval=5)
     for state in loop:

@@ -2,8 +2,6 @@
 import json
 import pickle
 import re
-import shutil
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,8 +9,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from .base import Base
+from .base import Base, path_of
 from .encoder import Word
+from .files import filling
 from .model import E4T
 from .offsets import FoldedOffset, attention_projections
 from .sample import start_noise
@@ -107,21 +106,15 @@ def export(model: E4T, folder: str | Path, image: Image.Image | None = None):
     """Write embedding.safetensors (textual inversion), attention.safetensors (merged weights) and README.md with the lines that load them.
 
     Merged and not as a LoRA: W * Delta has full rank though Delta has rank 3, so a LoRA file would lose some of it. The folder must not exist, or be empty."""
-    folder, word = Path(folder).resolve(), fixed_word(model, image)
+    folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty; nothing was written. Choose another name.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    token, new = model.placeholder.token, Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    word = fixed_word(model, image)
+    token = model.placeholder.token
+    with filling(folder) as new:
         save_file({token: word.to(model.base.dtype).cpu()}, new / "embedding.safetensors")
         save_file({name: tensor.to(model.base.dtype).contiguous().cpu() for name, tensor in merged(model).items()}, new / "attention.safetensors")
-        (new / "README.md").write_text(CARD.format(token=token, base=model.base.name, size=len(word)))
-        new.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)  # empty
-        new.rename(folder)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
+        (new / "README.md").write_text(CARD.format(token=token, base=path_of(model.base.name), size=len(word)))
 
 
 CARD = """# {token}, exported from e4t-minimal

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageOps
 
+from .base import generator
 from .photos import eight_bits
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -37,7 +38,7 @@ class Pictures:
                 raise ValueError(f"No pictures at {source!r} ({str(error).splitlines()[0][:160]}). Give a folder, or the id of a data set on the hub with a "
                                  f"column {column!r} of images (--column, --split).") from None
         self.rows = split_dataset_by_node(rows.shuffle(seed=seed, buffer_size=buffer), rank, world) if streaming else rows
-        self.streaming, self.stream = streaming, None
+        self.streaming, self.stream, self.order = streaming, None, (-1, None)  # order: the epoch, and its shuffled numbers of rows
 
     def seek(self, position: list[int]):
         """Go on after [epoch, rows taken from it]; without streaming, [0, steps done]."""
@@ -57,8 +58,9 @@ class Pictures:
         """Picture `number` of an endless row of shuffled epochs; one that cannot be read gives its place to the next."""
         for other in range(len(self.rows)):
             epoch, i = divmod(number + other, len(self.rows))
-            order = torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch))
-            if (picture := self._open(self.rows[int(order[i])])) is not None:
+            if self.order[0] != epoch:
+                self.order = epoch, torch.randperm(len(self.rows), generator=generator(self.seed, epoch))
+            if (picture := self._open(self.rows[int(self.order[1][i])])) is not None:
                 return picture
         raise ValueError("Not one of the pictures can be read.")
 
@@ -79,6 +81,8 @@ class Pictures:
 
     def _open(self, row: dict) -> Image.Image | None:
         value = row[self.column]
+        if value is None:
+            return None
         try:
             with Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"]) as file:
                 return eight_bits(ImageOps.exif_transpose(file))
@@ -88,5 +92,5 @@ class Pictures:
 
 def prompts_of(step: int, batch: int, token: str, seed: int = 0, templates: tuple[str, ...] = PROMPTS) -> list[str]:
     """One prompt for each picture of a global batch."""
-    chosen = torch.randint(len(templates), (batch,), generator=torch.Generator().manual_seed(seed * 1_000_003 + step))
+    chosen = torch.randint(len(templates), (batch,), generator=generator(seed, step))
     return [templates[i].format(token) for i in chosen]

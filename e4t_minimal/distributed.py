@@ -8,10 +8,11 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import nn
 
+from .base import generator
 from .checkpoint import load_state, save_state
 from .data import Pictures, prompts_of
 from .model import E4T
-from .train import adamw, draw_noise, groups, prepare, select
+from .train import adamw, backward, draw_noise, groups, prepare
 
 
 class Learner(nn.Module):
@@ -55,16 +56,11 @@ def pretrain_on(accelerator: Accelerator, model: E4T, pictures: Pictures, steps:
         mine = torch.arange(rank, batch, world)
         prompts = prompts_of(step, batch, model.placeholder.token, seed)
         part = prepare(model, pictures.take(batch), [prompts[i] for i in mine], batch=micro or batch)
-        noise, t = (x[mine.to(x.device)] for x in draw_noise(model.base, part["latents"], batch, torch.Generator().manual_seed(seed * 1_000_003 + step)))
+        noise, t = (x[mine.to(x.device)] for x in draw_noise(model.base, part["latents"], batch, generator(seed, step)))
         learner.train()
         optimizer.zero_grad()
-        terms = {}
-        for rows in torch.arange(len(mine)).split(micro or len(mine)):
-            last, share = int(rows[-1]) == len(mine) - 1, len(rows) / len(mine)
-            with nullcontext() if last else accelerator.no_sync(learner):  # the processes talk once a step
-                found = learner(select(part, rows), noise[rows], t[rows])
-                accelerator.backward(found["loss"] * share)
-            terms = {name: terms.get(name, 0.0) + share * value.detach() for name, value in found.items()}
+        terms = backward(learner, part, noise, t, micro, accelerator.backward,
+                         around=lambda last: nullcontext() if last else accelerator.no_sync(learner))  # the processes talk once a step
         accelerator.clip_grad_norm_(learner.parameters(), 1.0)
         optimizer.step()
         learner.eval()

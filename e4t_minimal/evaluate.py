@@ -99,10 +99,11 @@ def score(judge: Judge, pictures: list[Image.Image], one: Identity) -> dict[str,
             "prompt": float(np.mean([p for *_, p in rows]))}
 
 
-def look(model: Base | E4T, judge: Judge, one: Identity, image: Image.Image | None, subject: str, seed: int = 0) -> tuple[dict, list[Image.Image]]:
-    """Draw PROMPTS and eight photos of the subject: (scores and the photos' diversity, the pictures of PROMPTS)."""
+def look(model: Base | E4T, judge: Judge, one: Identity, image: Image.Image | None, subject: str, seed: int = 0,
+         steps: int = 20) -> tuple[dict, list[Image.Image]]:
+    """Draw PROMPTS and eight photos of the subject in `steps` denoising steps: (scores and the photos' diversity, the pictures of PROMPTS)."""
     prompts = [prompt.format(subject) for prompt in (*(prompt for _, prompt, _ in PROMPTS), *["a photo of {}"] * 8)]
-    pictures = sample(model, prompts, image, seed=seed)
+    pictures = sample(model, prompts, image, steps, seed=seed)
     asked, photos = pictures[:len(PROMPTS)], pictures[len(PROMPTS):]
     return score(judge, asked, one) | {"diversity": diversity(photos)}, asked
 
@@ -114,7 +115,7 @@ def _summary(rows: list[dict], floor: list[dict], ceiling: list[float]) -> dict:
                                                         of=lambda m: (m[0] - m[1]) / (m[2] - m[1])) for key in rows[0] if key.startswith("identity")}
 
 
-def class_word(base: Base, domain: str, identities: int, split: str = "held-out", seed: int = 0, progress=lambda text: None) -> list[dict]:
+def floor_scores(base: Base, domain: str, identities: int, split: str = "held-out", seed: int = 0, progress=lambda text: None) -> list[dict]:
     """The floor, per person: scores of what the base draws for the class word alone, with the same noise as `evaluate`."""
     judge, out = Judge.from_pretrained(), []
     for i in range(identities):
@@ -128,7 +129,7 @@ def evaluate(base: Base, weights: str | Path, domain: str, identities: int = 32,
     """Everything that is known about a domain's E4T: floor, ceiling, gap, and scores and diversity per number of steps, as a JSON-able dict.
 
     The pictures are drawn on white, with the mask that the toy world knows. fixed_embedding: draw with one S*, see `convert.fixed`.
-    floor: what `class_word` gave for these people, if it is known already. `how` goes to `personalize`.
+    floor: what `floor_scores` gave for these people, if it is known already. `how` goes to `personalize`.
     """
     judge, people = Judge.from_pretrained(), [identity(domain, split, i) for i in range(identities)]
     E4T.from_pretrained(weights, base).detach()  # a wrong folder should be found now, not after the floor
@@ -139,7 +140,7 @@ def evaluate(base: Base, weights: str | Path, domain: str, identities: int = 32,
     drawn_right, ceiling = ([identity_score(r, one) for r, one in zip(judge.read(ones), people)] for ones in (images, rebuilt))
     report = {"domain": domain, "split": split, "identities": identities, "seed": seed, "fixed_embedding": fixed_embedding, **how,
               "judge": interval(drawn_right), "ceiling": interval(ceiling)}
-    floor = floor or class_word(base, domain, identities, split, seed, progress)
+    floor = floor or floor_scores(base, domain, identities, split, seed, progress)
     report["floor"] = _summary(floor, floor, ceiling)
     rows = {n: [] for n in steps}
     for i, (image, _, mask) in enumerate(drawn):

@@ -1,7 +1,5 @@
 """E4T: a base model, S*, the encoder and the weight offsets, tied together by one loss."""
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -11,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from .base import Base, square
 from .encoder import ENCODERS, Encoder, encoder_half
+from .files import filling
 from .offsets import add_offsets, attention_projections, fold, remove_offsets, unfold
 from .placeholder import Placeholder
 from .regularizers import contrastive, embedding_l2, outside_change, sparsity_l1, weight_cosine
@@ -99,6 +98,8 @@ class E4T:
             "sparsity": lambda: sparsity_l1([offset.delta() for offset in self.offsets.values()]),
             "cosine": lambda: weight_cosine(*zip(*((w.parametrizations.weight.original, w.weight) for w in attention_projections(self.base.unet).values()))),
         }
+        if unknown := set(weights) - set(regularizers):
+            raise ValueError(f"The loss has no term {', '.join(map(repr, sorted(unknown)))}; its terms are {', '.join(regularizers)}.")
         terms = {"diffusion": error.mean()} | {name: regularizers[name]() for name in weights}
         return seen | terms | {"loss": terms["diffusion"] + sum(weight * terms[name] for name, weight in weights.items())}
 
@@ -108,30 +109,18 @@ class E4T:
         return hidden[torch.arange(len(ends)), ends]
 
     def save_pretrained(self, folder: str | Path, **card):
-        """Write e4t.json, encoder.safetensors (fp16), offsets.safetensors (folded) and the picture: beside, then renamed into place.
+        """Write e4t.json, encoder.safetensors (fp16), offsets.safetensors (folded) and the picture: beside, then moved into place.
 
-        An E4T folder of that name is replaced, what else lies in it is kept; any other folder is refused with ValueError."""
-        folder = check_target(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
+        In an E4T folder these files are replaced, and what else lies in it stays; any other folder is refused with ValueError."""
+        config = {"base": self.base.name, "vision": self.base.tower, "resolution": self.base.resolution,
+                  "class_word": self.placeholder.class_word, "token": self.placeholder.token, "encoder": {"kind": _kind(self.encoder)} | self.encoder.config} | card
+        sides = {f"{name}.{side}": tensor.detach().contiguous().cpu() for name, offset in fold(self.offsets).items() for side, tensor in offset.state_dict().items()}
+        with filling(check_target(folder), FILES) as new:
             save_file({k: v.half().contiguous().cpu() for k, v in self.encoder.state_dict().items()}, new / "encoder.safetensors")
-            sides = {f"{name}.{side}": tensor.detach().contiguous().cpu() for name, offset in fold(self.offsets).items() for side, tensor in offset.state_dict().items()}
             save_file(sides, new / "offsets.safetensors")
-            config = {"base": self.base.name, "vision": self.base.tower, "resolution": self.base.resolution,
-                      "class_word": self.placeholder.class_word, "token": self.placeholder.token, "encoder": {"kind": _kind(self.encoder)} | self.encoder.config} | card
             (new / "e4t.json").write_text(json.dumps(config, indent=2) + "\n")
             if self.picture is not None:
                 square(self.picture, self.base.resolution, self.picture.mode).save(new / "picture.png")  # what the model sees of it, not a whole photo
-            for kept in folder.iterdir() if folder.exists() else ():
-                if kept.name not in FILES:
-                    kept.rename(new / kept.name)
-            shutil.rmtree(folder, ignore_errors=True)
-            new.chmod(0o755)
-            new.rename(folder)
-        except BaseException:
-            shutil.rmtree(new, ignore_errors=True)
-            raise
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, base: Base) -> "E4T":
@@ -142,13 +131,13 @@ class E4T:
             encoder = ENCODERS[options.pop("kind")](**options)
             encoder.load_state_dict({k: v.float() for k, v in load_file(folder / "encoder.safetensors").items()})
             offsets = unfold(load_file(folder / "offsets.safetensors"))
+            picture = Image.open(folder / "picture.png").copy() if (folder / "picture.png").exists() else None
         except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"{folder} is damaged ({type(error).__name__}: {str(error).splitlines()[0][:120]}). Make or download it again.") from None
         if encoder.config != type(encoder).for_base(base, **{k: v for k, v in encoder.config.items() if k in ("blocks", "width", "s")}).config:
             raise ValueError(f"{folder} was made for the base {config.get('base')!r}; {base.name!r} has other widths. Load it with the base it was made for.")
         if config.get("vision") != base.tower:
             raise ValueError(f"{folder} was made with the vision tower {config.get('vision')!r}, this base has {base.tower!r}. Load the base with `vision=` that one.")
-        picture = Image.open(folder / "picture.png").copy() if (folder / "picture.png").exists() else None
         return cls(base, config["class_word"], config["token"], encoder, offsets, picture)
 
 

@@ -75,6 +75,8 @@ def attention_projections(unet) -> dict[str, nn.Linear]:
 
 def new_offsets(unet, kind: str = "multiplicative") -> dict[str, nn.Module]:
     """{name: offset} with Delta = 0 for every projection; kind: one of OFFSETS, or "none" for no offsets at all."""
+    if kind not in ("none", *OFFSETS):
+        raise ValueError(f"There are no offsets of the kind {kind!r}; choose one of none, {', '.join(OFFSETS)}.")
     return {} if kind == "none" else {name: OFFSETS[kind](*linear.weight.shape) for name, linear in attention_projections(unet).items()}
 
 

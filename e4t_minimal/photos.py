@@ -1,5 +1,6 @@
 """A photo as it comes from a camera, a scanner or a website -> a square picture, and one sentence for everything that was done to it."""
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -10,12 +11,13 @@ TINY, LARGE = 32, 2048  # sides in pixels: below, there is nothing to see; above
 READABLE = "PNG, JPEG or WebP"
 
 
-def open_photo(path: str | Path, box: tuple[int, int, int, int] | None = None) -> tuple[Image.Image, list[str]]:
+def open_photo(path: str | Path | BinaryIO, box: tuple[int, int, int, int] | None = None, name: str | None = None) -> tuple[Image.Image, list[str]]:
     """(square RGB or RGBA picture, notes for the user). The picture stands upright, in 8 bits a channel, at most LARGE pixels wide.
 
+    path: of the file, or the open file, and then `name` is what errors call it.
     box: left, top, right, bottom of the part to keep, in pixels of the upright photo, such as a face; default: around what is not transparent,
     and otherwise the middle. ValueError if the file cannot be read, shows nothing, or is too small."""
-    notes = []
+    notes, name = [], name or path
     try:
         with Image.open(path) as file:
             turned = file.getexif().get(0x0112, 1)  # 1: not; from 5 on, width and height change places
@@ -24,9 +26,9 @@ def open_photo(path: str | Path, box: tuple[int, int, int, int] | None = None) -
                 file.draft("RGB", (2 * LARGE, 2 * LARGE))  # a huge one is read at half, a quarter or an eighth of its size
             picture = eight_bits(ImageOps.exif_transpose(file))
     except FileNotFoundError:
-        raise ValueError(f"There is no picture at {path}. Give the path of a {READABLE} file.") from None
+        raise ValueError(f"There is no picture at {name}. Give the path of a {READABLE} file.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture ({error}). Give a {READABLE} file.") from None
+        raise ValueError(f"{name} cannot be read as a picture ({error}). Give a {READABLE} file.") from None
     if turned != 1:
         notes.append("turned upright, as the camera noted")
     alpha = transparency(picture)
@@ -44,7 +46,7 @@ def open_photo(path: str | Path, box: tuple[int, int, int, int] | None = None) -
         notes.append(f"{full[0]} x {full[1]} is not square: the middle was kept; with --box left,top,right,bottom another part, such as the face")
     picture = picture.crop(box) if box else picture
     if picture.width < TINY:
-        raise ValueError(f"What is kept of {path} is {picture.width} x {picture.height} pixels: too small to show anyone. Give at least {TINY} x {TINY}.")
+        raise ValueError(f"What is kept of {name} is {picture.width} x {picture.height} pixels: too small to show anyone. Give at least {TINY} x {TINY}.")
     if picture.width > LARGE:
         notes.append(f"made smaller, from {full[0]} x {full[1]}")
         picture = picture.resize((LARGE, LARGE), Image.Resampling.LANCZOS)

@@ -35,10 +35,11 @@ class Placeholder:
         """Token numbers (B, T). With `required`, ValueError for a prompt in which S* does not stand or is cut off."""
         ids = self.tokenizer(list(prompts), padding="max_length", truncation=True, max_length=self.base.tokenizer.model_max_length, return_tensors="pt").input_ids
         for prompt, row in zip(prompts, ids):
-            if required and self.token not in prompt:
-                raise ValueError(f"The prompt {prompt!r} does not mention {self.token}; write it where the concept should stand, as in 'a photo of {self.token}'.")
             if required and self.id not in row:
-                raise ValueError(f"The prompt is too long: {self.token} comes after the {len(row) - 2} tokens that the base reads. Shorten {prompt!r}.")
+                if self.id in self.tokenizer(prompt, verbose=False).input_ids:
+                    raise ValueError(f"The prompt is too long: {self.token} comes after the {len(row) - 2} tokens that the base reads. Shorten {prompt!r}.")
+                raise ValueError(f"The prompt {prompt!r} does not mention {self.token} as a word of its own; write it where the concept should stand, "
+                                 f"as in 'a photo of {self.token}'.")
         return ids.to(self.base.device)
 
     def encode(self, ids: torch.Tensor, embedding: torch.Tensor | None = None) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Pictures of the above."""
+"""Pictures as matplotlib figures: results beside the picture they came from, grids, and the diagrams of the notebooks."""
 from html import escape
 from textwrap import fill
 
@@ -16,7 +16,7 @@ def gallery(picture: Image.Image, rows: dict[str, list[Image.Image]], prompts: l
     axes[0, 0].imshow(picture)
     axes[0, 0].set_title("input", fontsize=9, weight="bold")
     for axis, prompt in zip(axes[0, 1:], prompts):
-        axis.set_title(fill(prompt.format("…"), 19), fontsize=9)
+        axis.set_title(fill(prompt.replace("{}", "…"), 19), fontsize=9)
     for line, (subject, pictures) in zip(axes[:, 1:], rows.items()):
         line[0].set_ylabel(fill(subject, 14), fontsize=9, weight="bold")
         for axis, result in zip(line, pictures):

@@ -87,8 +87,8 @@ def table(summary: dict) -> dict[str, dict[str, str]]:
         at, reached = found["steps"], found.get("reaches E4T at 10 steps", "")
         last = at[max(at)]
         out[method] = {str(n): f"{at[n]['identity']['mean']:.2f}" if n in at else "" for n in stops} | {
-            "prompt": f"{last['prompt']['mean']:.2f}", "diversity": f"{last['diversity']['mean']:.2f}", "a step": f"{last['seconds']['mean'] / max(at):.1f} s",
-            "as good as E4T after 10": reached if isinstance(reached, str) else f"{reached['steps']} steps, {reached['seconds']:.0f} s",
+            "prompt": f"{last['prompt']['mean']:.2f}", "diversity": f"{last['diversity']['mean']:.2f}", "CPU seconds a step": f"{last['seconds']['mean'] / max(at):.1f}",
+            "as good as E4T after 10": reached if isinstance(reached, str) else f"{reached['steps']} steps, {reached['seconds']:.0f} CPU s",
             "a concept": f"{found['bytes'] / 1e6:.2f} MB", "peak memory": f"{found['peak_megabytes']} MB"}
     return out
 
@@ -105,7 +105,7 @@ def curves(summary: dict) -> Figure:
             x = [max(n, 0.5) if across == "steps" else max(row["seconds"]["mean"], 0.5) for n, row in at.items()]
             line, = axis.plot(x, [row[up]["mean"] for row in at.values()], marker="o", markersize=3, label=method, linewidth=2.5 if method == "E4T" else 1.3)
             axis.fill_between(x, [row[up]["low"] for row in at.values()], [row[up]["high"] for row in at.values()], color=line.get_color(), alpha=0.12)
-        axis.set(xscale="log", xlabel=f"{across} (0 is drawn at 0.5)", ylabel=up, ylim=(0, top))
+        axis.set(xscale="log", xlabel=f"{'CPU ' * (across == 'seconds')}{across} (0 is drawn at 0.5)", ylabel=up, ylim=(0, top))
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return figure

@@ -15,22 +15,22 @@ def start_noise(base: Base, count: int, seed: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def sample_steps(model: Base | E4T, prompts: list[str], image: Image.Image | None = None, steps: int = 20, guidance: float = 4.0, seed: int = 0):
+def sample_steps(model: Base | E4T, prompts: list[str] | str, image: Image.Image | None = None, steps: int = 20, guidance: float = 4.0, seed: int = 0):
     """Denoise one latent per prompt with classifier-free guidance; yields the locals of every step (`latents` is what it made).
 
     With an `E4T`, S* in the prompts is `image` (default: the picture it was personalized on). The encoder's U-Net features are those
     of guidance's own unconditional pass, so a step costs two U-Net passes, as in plain Stable Diffusion.
     """
     e4t = model if isinstance(model, E4T) else None
-    base = e4t.base if e4t else model
+    base, prompts = e4t.base if e4t else model, [prompts] if isinstance(prompts, str) else list(prompts)
     tokenizer = e4t.placeholder.tokenizer if e4t else base.tokenizer
     ids = tokenizer(["", *prompts], padding="max_length", truncation=True, max_length=base.tokenizer.model_max_length, return_tensors="pt").input_ids.to(base.device)
-    concept = e4t is not None and bool((ids == e4t.placeholder.id).any())
+    concept = [p for p in prompts if e4t.placeholder.token in p] if e4t else []
     if concept:
         image = image or e4t.picture
         if image is None:
             raise ValueError(f"The prompt mentions {e4t.placeholder.token}, but there is no picture of it: give `image`, or personalize first.")
-        e4t.placeholder.tokenize([p for p in prompts if e4t.placeholder.token in p])  # refuses a prompt in which S* is cut off
+        e4t.placeholder.tokenize(concept)  # refuses a prompt in which S* is cut off
         view = e4t.encoder.view(base, base.pixels([image])).repeat_interleave(len(prompts), 0)  # (B, ...)
     hidden = base.text_encoder(ids[:1]).last_hidden_state.expand(len(prompts), -1, -1)
     conditional = None if concept else base.text_encoder(ids[1:]).last_hidden_state

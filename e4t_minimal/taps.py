@@ -35,7 +35,7 @@ def names(model) -> list[str]:
         out += [f"{name}.{to}.weight.delta" for to in ("to_q", "to_k", "to_v") if ".attn" in name and parametrize.is_parametrized(getattr(layer, to), "weight")]
     if e4t:
         out += [f"encoder.clip.cls[{i}]" for i in range(len(getattr(e4t.encoder, "levels", ())))] + ["encoder.features", "encoder.offset", "placeholder.embedding"]
-        out += [f"loss.{term}" for term in ("diffusion", "l2", "contrastive", "sparsity", "cosine", "loss")]
+        out += [f"loss.{term}" for term in ("diffusion", "l2", "outside", "contrastive", "sparsity", "cosine", "loss")]
     return out
 
 
@@ -133,6 +133,8 @@ def taps(model, patterns, see, changing: bool):
             times, now["passes"] = base.scheduler.timesteps.tolist(), 0
             if t == times[0] and not changing:
                 tap(f"latent[{int(t)}]", sample)
+            elif t == times[0] and f"latent[{int(t)}]" in ((patterns,) if isinstance(patterns, str) else patterns):
+                raise ValueError(f"latent[{int(t)}] is the noise that the drawing starts from, and nothing can change it from here: give another `seed`.")
             after = dict(zip(times, [*(int(x) for x in times[1:]), "end"])).get(float(t), "end")
             return _first(old(tap("guidance.prediction", prediction), t, sample, *args, **kwargs), partial(tap, f"latent[{after}]"))
         wrap(base.scheduler, "step", step)
@@ -141,8 +143,8 @@ def taps(model, patterns, see, changing: bool):
             before, now[key] = now[key], value
             try:
                 return old(*args, **kwargs)
-            finally:
-                now[key] = before
+            finally:  # E4T's look at the features ends in the middle of the U-Net, where `end` is not reached
+                now[key], now["part"] = before, None
 
         def embedding(old, view, features):
             if view.dim() == 3:

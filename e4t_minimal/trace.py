@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from .files import replacing
 from .taps import match, names, taps
+from .taps import names as known
 
 __all__ = ["Trace", "heat_maps", "names", "patch", "tokens", "trace"]
 AXES = {"*.delta": "n m", "*.attn1*.map": "B heads N N", "*.map": "B heads N T", "*.attn2*.to_[kv]": "B T D", "*.attn*": "B N D", "unet.*": "B C h w",
@@ -31,7 +33,8 @@ class Trace:
         return self.kept[name]
 
     def of(self, name: str, part: str = "cond") -> dict:
-        """{timestep: tensor} of the passes with the prompt ("cond") or with the empty one ("uncond"); what belongs to no pass is in both."""
+        """{timestep: tensor} of the passes with the prompt ("cond") or with the empty one ("uncond"); what belongs to no pass is in both.
+        Of several at one timestep (two pictures drawn one after the other) it is the last."""
         halves = {"uncond": 0, "cond": 1}
         return {t: x.chunk(2)[halves[part]] if kind == "both" else x for x, (t, kind) in zip(self[name], self.calls[name]) if kind in (part, "both", None)}
 
@@ -49,10 +52,9 @@ class Trace:
 
     def save(self, path: str | Path):
         """One safetensors file: "name/0", "name/1", ... per call, and in its metadata each one's timestep and part. Written beside, then renamed."""
-        path, tensors = Path(path), {f"{name}/{i}": x.contiguous().cpu() for name, found in self.kept.items() for i, x in enumerate(found)}
-        part = path.with_name(f".{path.name}.part")
-        save_file(tensors, part, {f"{name}/{i}": str(call) for name, calls in self.calls.items() for i, call in enumerate(calls)})
-        part.replace(path)
+        tensors = {f"{name}/{i}": x.contiguous().cpu() for name, found in self.kept.items() for i, x in enumerate(found)}
+        with replacing(path) as new:
+            save_file(tensors, new, {f"{name}/{i}": str(call) for name, calls in self.calls.items() for i, call in enumerate(calls)})
 
 
 @contextmanager
@@ -66,7 +68,7 @@ def trace(model, names: str | tuple[str, ...] = "*", device: str | None = None):
 @contextmanager
 def patch(model, names: str | tuple[str, ...], fn):
     """While open, the model goes on with fn(tensor) wherever a tensor passes under one of the names. Works between two steps of a generator, too."""
-    if any(match(name, names) for name in ("loss.loss", "loss.diffusion", "loss.l2")):
+    if any(name.startswith("loss.") and match(name, names) for name in known(model)):
         raise ValueError(f"{names!r}: terms of the loss are read, not changed; change the loss's weights, or a tensor it is made of.")
     with taps(model, names, lambda name, tensor, t, part: fn(tensor), changing=True):
         yield

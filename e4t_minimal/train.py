@@ -1,14 +1,16 @@
 """The two phases, as generators that yield their locals: they differ only in data, learning rate, weight of the L2 term and steps."""
+from contextlib import nullcontext
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .base import Base, square, transparency
+from .base import Base, generator, square, transparency
 from .model import E4T
 
 T_MIN = 300  # of 1,000: the lowest timestep that one picture is learned at
-OUTSIDE, GROUNDS = 3.0, 16  # weight of what happens outside the mask, and how many grounds it is asked about; see `personalize`
+OUTSIDE, OTHER_BACKGROUNDS = 3.0, 16  # weight of what happens outside the mask, and how many backgrounds it is asked about; see `personalize`
 
 
 @torch.no_grad()
@@ -27,6 +29,10 @@ def prepare(model: E4T, images: list[Image.Image], prompts: list[str], masks: li
     if masks is not None:
         whole = base.pixels([Image.merge("RGB", [m.convert("L")] * 3) for m in masks])[:, :1] / 2 + 0.5
         data["mask"] = F.interpolate(whole, data["latents"].shape[-2:], mode="area")
+        for i, mask in enumerate(data["mask"]):
+            if mask.mean() < 1e-3:  # the loss divides by it
+                raise ValueError(f"The mask of picture {i} (of {len(masks)}, counted from 0) shows nothing in the middle square, which is all that the model sees. "
+                                 "Crop picture and mask to their subject, or give no mask.")
     return data
 
 
@@ -36,7 +42,7 @@ def select(data: dict, rows: torch.Tensor) -> dict:
 
 def _draw(model: E4T, data: dict, batch: int, seed: int, step: int, t_min: int = 0) -> tuple[dict, torch.Tensor, torch.Tensor]:
     """The batch of one step: rows, noise and timesteps."""
-    g = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    g = generator(seed, step)
     rows = torch.randint(len(data["latents"]), (batch,), generator=g)
     return select(data, rows.to(model.base.device)), *draw_noise(model.base, data["latents"], batch, g, t_min)
 
@@ -101,14 +107,17 @@ def adamw(groups: list[dict], eight_bit: bool = False) -> torch.optim.Optimizer:
     return AdamW8bit(groups, weight_decay=0.0)
 
 
-def backward(loss, part: dict, noise: torch.Tensor, t: torch.Tensor, micro: int | None = None, scale=lambda x: x) -> dict:
+def backward(loss, part: dict, noise: torch.Tensor, t: torch.Tensor, micro: int | None = None, run=torch.Tensor.backward,
+             around=lambda last: nullcontext()) -> dict:
     """Leave the gradients of a batch's loss in the parameters, `micro` rows at a time (default: all): the same gradients, less memory.
 
-    loss(part, noise, t) -> terms, as `E4T.loss`'s. Returns them, the scalars for the whole batch, the rest for the last rows."""
-    means = {}
-    for rows in torch.arange(len(t)).split(micro or len(t)):
-        terms, share = loss(select(part, rows), noise[rows], t[rows]), len(rows) / len(t)
-        scale(terms["loss"] * share).backward()
+    loss(part, noise, t) -> terms, as `E4T.loss`'s. run(loss) goes backward; around(whether these are the last rows) is entered for each `micro` rows.
+    Returns the terms, the scalars for the whole batch, the rest for the last rows."""
+    means, parts = {}, torch.arange(len(t)).split(micro or len(t))
+    for i, rows in enumerate(parts):
+        with around(i + 1 == len(parts)):
+            terms, share = loss(select(part, rows), noise[rows], t[rows]), len(rows) / len(t)
+            run(terms["loss"] * share)
         for name, value in terms.items():
             if value.ndim == 0:
                 means[name] = means.get(name, 0.0) + share * value.detach()
@@ -117,22 +126,27 @@ def backward(loss, part: dict, noise: torch.Tensor, t: torch.Tensor, micro: int 
 
 def tune(model: E4T, data: dict, groups: list[dict], steps: int, batch: int, weights: dict[str, float], seed: int, t_min: int = 0,
          validation: dict | None = None, gap_every: int = 100, prior: dict | None = None, micro: int | None = None, eight_bit: bool = False):
-    """The one training loop. groups: AdamW's, all that learns. weights: see `E4T.loss`. prior: prepared pictures of the class, learned beside (DreamBooth).
+    """The training loop on one device, of E4T's two phases and of every baseline.
 
+    groups: AdamW's, all that learns. weights: see `E4T.loss`. prior: prepared pictures of the class, learned beside (DreamBooth).
     micro: rows at a time, see `backward`; not with "contrastive", which looks at the whole batch. In fp16 the loss is scaled, so that small gradients live."""
     if micro and "contrastive" in weights:
         raise ValueError("The contrastive term compares all pictures of a batch: it cannot be computed in micro-batches. Leave out `micro`.")
     optimizer, learned = adamw(groups, eight_bit), [p for group in groups for p in group["params"]]
     start = [p.detach().clone() for p in learned] if weights.get("outside") and data["mask"] is not None else None
     scaler = torch.amp.GradScaler(model.base.device.type, init_scale=2.0 ** 10, enabled=model.base.dtype == torch.float16)
+
+    def run(loss: torch.Tensor):
+        scaler.scale(loss).backward()
+
     for step in range(steps):
         part, noise, t = _draw(model, data, batch, seed, step, t_min)
         model.encoder.train()
         optimizer.zero_grad()
-        terms = backward(lambda some, *at: model.loss(some | model.before(learned, start, some, *at), *at, weights), part, noise, t, micro, scaler.scale)
+        terms = backward(lambda some, *at: model.loss(some | model.before(learned, start, some, *at), *at, weights), part, noise, t, micro, run)
         loss = terms["loss"]
         if prior:
-            loss = loss + backward(lambda *some: model.loss(*some, {}), *_draw(model, prior, batch, seed + 1, step, t_min), micro, scaler.scale)["loss"]
+            loss = loss + backward(lambda *some: model.loss(*some, {}), *_draw(model, prior, batch, seed + 1, step, t_min), micro, run)["loss"]
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
         scaler.step(optimizer)
@@ -161,28 +175,31 @@ def personalize(model: E4T, image: Image.Image, mask: Image.Image | None = None,
     """Phase 2, on ONE picture: the same loss under `batch` noises a step; encoder and (folded) offsets go on learning together.
 
     t_min: the lowest timestep (of 1,000) to learn at. Who it is, is decided at high noise; below, one picture teaches only itself (our choice).
-    outside: weight of `outside_change`, where a mask says what the loss does not look at; the subject is then put before GROUNDS grounds (our choice; 0 to do without).
+    outside: weight of `outside_change`, where a mask says what the loss does not look at (our choice; 0 to do without); the subject is then put before
+    OTHER_BACKGROUNDS random ones.
     mask: where the subject is ("L", white = subject; the paper uses one for faces); default: the picture's transparency, if it has any.
     micro, eight_bit: to save memory, see `tune`.
     The model is changed in place and `model.picture` is set. Yields the locals of every step, `gap` among them as in `pretrain`."""
     model.fold()
-    data = show(model, image, mask, prompt, GROUNDS if outside else 0)
+    data = show(model, image, mask, prompt, OTHER_BACKGROUNDS if outside else 0)
     yield from tune(model, data, groups(model, lr, offsets_lr), steps, batch, {"l2": l2, "outside": outside}, seed, t_min, validation, gap_every, None, micro, eight_bit)
 
 
-def show(model: E4T, image: Image.Image, mask: Image.Image | None = None, prompt: str | None = None, grounds: int = 0) -> dict:
-    """Make `image` the model's picture, and prepare it with its mask as a training set of one; grounds: of so many, see `on_grounds`, if there is a mask."""
+def show(model: E4T, image: Image.Image, mask: Image.Image | None = None, prompt: str | None = None, backgrounds: int = 0) -> dict:
+    """Make `image` the model's picture, and prepare it with its mask as a training set of one; backgrounds: of so many, see `on_backgrounds`, if there is a mask."""
+    if mask and mask.size != image.size:
+        raise ValueError(f"The mask is {mask.width} x {mask.height}, its picture {image.width} x {image.height}: both must be of one size, since both are cropped alike.")
     mask, prompt = mask or transparency(image), prompt or f"a photo of {model.placeholder.token}"
-    model.picture = image
     data = prepare(model, [image], [prompt], [mask] if mask else None)
-    if mask and grounds:
-        others = prepare(model, on_grounds(image, mask, grounds, model.base.resolution), [prompt] * grounds, batch=1)  # one by one: memory as for one
-        data = {k: v.expand(grounds, *v.shape[1:]) for k, v in data.items()} | {"latents": others["latents"]}  # the encoder goes on seeing the picture itself
+    model.picture = image
+    if mask and backgrounds:
+        others = prepare(model, on_backgrounds(image, mask, backgrounds, model.base.resolution), [prompt] * backgrounds, batch=1)  # one by one: memory as for one
+        data = {k: v.expand(backgrounds, *v.shape[1:]) for k, v in data.items()} | {"latents": others["latents"]}  # the encoder goes on seeing the picture itself
     return data
 
 
-def on_grounds(image: Image.Image, mask: Image.Image, count: int, size: int, seed: int = 0) -> list[Image.Image]:
-    """The subject before `count` other grounds (our choice), size x size: 1, 4, 16 or 64 random colours that run into each other."""
+def on_backgrounds(image: Image.Image, mask: Image.Image, count: int, size: int, seed: int = 0) -> list[Image.Image]:
+    """The subject before `count` other backgrounds (our choice), size x size: 1, 4, 16 or 64 random colours that run into each other."""
     rng, subject, where = np.random.default_rng(seed), square(image, size), square(mask, size).convert("L")
     colors = (Image.fromarray(rng.integers(0, 256, (2 ** (i % 4), 2 ** (i % 4), 3), dtype=np.uint8)) for i in range(count))
-    return [Image.composite(subject, ground.resize((size, size), Image.Resampling.BICUBIC), where) for ground in colors]
+    return [Image.composite(subject, background.resize((size, size), Image.Resampling.BICUBIC), where) for background in colors]

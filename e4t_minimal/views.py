@@ -85,13 +85,19 @@ def any_identity(domain: str, **attributes: str) -> Identity:
 
 def learn(base: Base, image: Image.Image, mask: Image.Image | None = None, steps: int = 5, s: float | None = None, weights: str | Path = DATA / "e4t-face",
           progress=lambda step: None) -> E4T:
-    """The domain's E4T, personalized on a picture. s: how far S* may lie from its class word (default: as trained); progress(step) after each step."""
+    """The domain's E4T, personalized on a picture. s: how far S* may lie from its class word (default: as trained); progress(step) after each step.
+    If it breaks off, the base is as it was."""
     model = E4T.from_pretrained(weights, base)
-    model.encoder.s = model.encoder.s if s is None else s
-    model.picture = image
-    for state in personalize(model, image, mask, steps=steps):
-        progress(state["step"] + 1)
-    return model
+    try:
+        if s is not None:
+            model.encoder.s = model.encoder.config["s"] = s
+        model.picture = image
+        for state in personalize(model, image, mask, steps=steps):
+            progress(state["step"] + 1)
+        return model
+    except BaseException:
+        model.detach()
+        raise
 
 
 def playground(base: Base, image: Image.Image, mask: Image.Image | None = None, steps: int = 5, s: float | None = None, prompt: str = "a photo of S* on the beach",

@@ -1,13 +1,15 @@
 """Views with handles, for a notebook (ipywidgets). Each is one function that returns a widget; what it shows is a plain function of views.py."""
 import io
+from html import escape
 from pathlib import Path
 
 import ipywidgets as w
 import matplotlib.pyplot as plt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from . import DATA
 from .base import Base
+from .photos import open_photo
 from .scenery import BACKGROUNDS, STYLES
 from .trace import Trace
 from .views import any_identity, avatar, limits, look, playground, what_changed
@@ -31,7 +33,7 @@ def _show(picture: w.Image, message: w.HTML, figure_of):
     try:
         picture.value, message.value = png(figure_of()), ""
     except ValueError as error:
-        message.value = f"<b>{error}</b>"
+        message.value = f"<b>{escape(str(error))}</b>"
 
 
 class Explorer(w.VBox):
@@ -112,11 +114,11 @@ class Playground(w.VBox):
     def _take(self, _=None):
         for file in self.upload.value:
             try:
-                self.pictures[file["name"]] = Image.open(io.BytesIO(file["content"])).copy()
-            except (UnidentifiedImageError, OSError):
-                self.message.value = f"<b>{file['name']} is not a picture that PIL can read. Choose a PNG or a JPEG.</b>"
+                self.pictures[file["name"]], notes = open_photo(io.BytesIO(file["content"]), name=file["name"])
+            except ValueError as error:
+                self.message.value = f"<b>{escape(str(error))}</b>"
                 return
-            self.which.options, self.message.value = list(self.pictures), ""
+            self.which.options, self.message.value = list(self.pictures), escape("; ".join(notes))
             self.which.value = file["name"]
 
     def _figure(self):

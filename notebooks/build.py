@@ -7,6 +7,7 @@ A card has: title, difficulty (1-3), minutes, text, start (what the reader compl
 hint, solution, why (one line after the solution) and, for the solutions notebook alone, setup (what the main notebook has defined by then).
 """
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import nbformat
@@ -48,9 +49,11 @@ def solutions_of(number: str, title: str) -> list:
     origin = f"The exercises of [`{title}`](../{title}.ipynb), solved. Made by `build.py` from `exercises/{number}.toml`."
     out = [new_markdown_cell(f"# Solutions · {title}\n\n{origin}")]
     for i, card in enumerate(cards(number), 1):
+        check = new_code_cell(MARK + card["check"].strip(), metadata={"tags": ["check"]})
         out += [new_markdown_cell(f"## Exercise {i} · {card['title']}\n\n{card['text'].strip()}"),
                 *([new_code_cell(card["setup"].strip())] if card.get("setup") else []),
-                new_code_cell(card["solution"].strip()), new_code_cell(MARK + card["check"].strip(), metadata={"tags": ["check"]}),
+                new_code_cell(card["start"].strip()), check,  # a check that has nothing to find fault with checks nothing
+                new_markdown_cell("Solved:"), new_code_cell(card["solution"].strip()), deepcopy(check),
                 new_markdown_cell(card["why"].strip())]
     return out
 

@@ -318,10 +318,10 @@ def training(sheet):
 def phases(sheet):
     """The two phases side by side, as a table. Phase 1, domain pretraining: many people of one domain; captions with S* and the scene; all timesteps, 0 to 999;
     diffusion loss over the whole picture, plus 0.01 times the squared length of s E; encoder and weight offsets learn, from S* = face and Delta = 0, in many steps,
-    once for the domain. Phase 2, personalization: one picture under 16 noises a step, on 16 grounds; the caption 'a photo of S*'; timesteps from 300 up; diffusion
+    once for the domain. Phase 2, personalization: one picture under 16 noises a step, on 16 backgrounds; the caption 'a photo of S*'; timesteps from 300 up; diffusion
     loss inside the mask, plus 0.1 times the squared length of s E, plus 3 times the change outside the mask; encoder and folded weight offsets learn, from what
-    phase 1 has learned, in 5 to 15 steps for each new picture. Marked as our choice: the scene in captions, the grounds, the high timesteps, the change outside."""
-    rows = (("pictures", "many people of one domain", "ONE picture, 16 noises a step, on 16 grounds*"),
+    phase 1 has learned, in 5 to 15 steps for each new picture. Marked as our choice: the scene in captions, the backgrounds, the high timesteps, the change outside."""
+    rows = (("pictures", "many people of one domain", "ONE picture, 16 noises a step, on 16 backgrounds*"),
             ("captions", "\"a photo of S* on the beach\": with the scene*", "\"a photo of S*\""),
             ("timesteps t", "all, 0 to 999", "high noise only, 300 to 999*"),
             ("diffusion loss", "over the whole picture", "inside the mask"),
@@ -337,7 +337,7 @@ def phases(sheet):
         sheet.write(130, y, name, 12, ha="right", weight="bold")
         for x, text in ((317, first), (689, second)):
             sheet.box(x, y, 346, 28, text, "#ffffff", round=4)
-    sheet.write(144, 322, "* our choice; grounds and the change outside only where there is a mask. All else is frozen in both.", 11, ha="left", color="#444444")
+    sheet.write(144, 322, "* our choice; backgrounds and the change outside only where there is a mask. All else is frozen in both.", 11, ha="left", color="#444444")
 
 
 def render(name: str) -> Image.Image:

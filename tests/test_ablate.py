@@ -32,7 +32,7 @@ def test_a_variant_is_measured_beside_those_that_are_there(tmp_path, monkeypatch
     weights = tmp_path / "e4t-face" / "model"
     weights.mkdir(parents=True)
     (weights / "model.safetensors").write_bytes(b"12345")
-    monkeypatch.setattr(module, "class_word", lambda *_: floor)
+    monkeypatch.setattr(module, "floor_scores", lambda *_: floor)
     monkeypatch.setattr(module, "evaluate", lambda base, folder, *args, **how: {"folder": str(folder), "asked": how})
     found = ablate(tmp_path, path, "face", 2, 1, ["L2 1"])
     assert json.loads(path.read_text()) == found and found["E4T"] == {"what": "from another process"}

@@ -80,7 +80,7 @@ def test_plan_gives_every_method_the_same_people_and_searches_elsewhere():
     runs = plan("face", 16)
     assert {name: [run.person for run in runs if run.method == name] for name in METHODS} == {name: list(range(16)) for name in METHODS}
     assert {run.split for run in runs} == {"held-out"} and {run.split for run in plan("face", 16, search=True)} == {"validation"}
-    assert plan("face", 2, methods=("E4T",))[0].stops == (0, 5, 10, 15) and plan("face", 2, quick=True, methods=("E4T",))[0].stops == (0, 10)
+    assert plan("face", 2, methods=("E4T",))[0].stops == (0, 5, 10, 15) and plan("face", 2, quick=True, methods=("E4T",))[0].stops == (10,)
 
 
 def test_plan_takes_some_methods_and_names_one_that_is_unknown():
@@ -102,7 +102,7 @@ def test_summary_says_when_a_method_reaches_e4t(tmp_path):
     (tmp_path / "bench.json").write_text(json.dumps({"methods": found}))
     assert read_report(tmp_path / "bench.json")["methods"] == found and len(curves(found).axes) == 4
     line = table(found)["LoRA"]
-    assert (line["0"], line["10"], line["200"], line["a step"]) == ("", "0.40", "0.75", "0.1 s") and line["as good as E4T after 10"] == "200 steps, 20 s"
+    assert (line["0"], line["10"], line["200"], line["CPU seconds a step"]) == ("", "0.40", "0.75", "0.1") and line["as good as E4T after 10"] == "200 steps, 20 CPU s"
 
 
 def test_search_takes_the_highest_identity_that_keeps_the_prompt():

@@ -16,7 +16,7 @@ def e4t(*arguments):
 
 
 def test_plan_of_the_toy_is_written(tmp_path):
-    done = e4t("plan", "--base", "toy", "--batch", 4, "--micro", 2, "--json", tmp_path / "plan.json")
+    done = e4t("plan", "--base", "toy", "--batch", 2, "--json", tmp_path / "plan.json")
     assert done.exit_code == 0, done.output
     report = json.loads((tmp_path / "plan.json").read_text())
     assert report["pretrain"]["peak_GB"] > report["personalize"]["peak_GB"] > report["personalize"]["base_GB"] > 0
@@ -26,6 +26,8 @@ def test_plan_of_the_toy_is_written(tmp_path):
 def test_pretrain_then_personalize_then_export(tmp_path):
     done = e4t("pretrain", DATA / "faces", "--steps", 2, "--batch", 2, "--out", tmp_path / "domain", "--cpu", "--streaming")
     assert done.exit_code == 0 and sorted(os.listdir(tmp_path / "domain")) == ["model", "state.safetensors"], done.output
+    done = e4t("pretrain", DATA / "faces", "--steps", 1, "--batch", 1, "--out", tmp_path / "other", "--cpu", "--resume")
+    assert done.exit_code == 0 and "no state to go on from" in done.output
     done = e4t("personalize", DATA / "faces/face-00.png", "--weights", tmp_path / "domain/model", "--steps", 1, "--micro", 4, "--checkpointing", "--dtype", "bf16",
                "--out", tmp_path / "me")
     assert done.exit_code == 0, done.output
@@ -51,6 +53,8 @@ def test_import_weights(base, tmp_path):
 
 @pytest.mark.parametrize("arguments, sentence", [
     (["plan", "--base", "nothing/here"], "No Stable Diffusion"), (["plan", "--base", "toy", "--micro", 32], "at most the batch"),
+    (["pretrain", DATA / "faces", "--cpu", "--weights", DATA / "e4t-face", "--class-word", "robot"], "leave out --class-word robot"),
+    (["pretrain", DATA / "faces", "--cpu", "--save-every", 0], "save-every"),
     (["pretrain", "nothing/here", "--cpu"], "No pictures at"), (["pretrain", DATA / "faces", "--dtype", "fp16", "--cpu"], "loss scaling"),
     (["export", "nothing"], "not an E4T folder"), (["import-weights", "nothing", "--base", "toy"], "is no checkpoint")])
 def test_bad_input_ends_in_a_sentence(arguments, sentence, tmp_path, monkeypatch):

@@ -3,12 +3,13 @@ import os
 import subprocess
 import sys
 
+import datasets
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from e4t_minimal.checkpoint import load_state
+from e4t_minimal.checkpoint import load_state, save_state
 from e4t_minimal.data import Pictures, prompts_of
 from e4t_minimal.distributed import pretrain_on
 from e4t_minimal.model import E4T
@@ -95,6 +96,22 @@ def test_processes_share_every_batch_and_seek_goes_on(folder, streaming):
     again.seek(first.position)
     assert names(again, 4, 1) == whole[3:]
     assert names(Pictures(folder, streaming=streaming, seed=2), 4, 4) != whole
+
+
+def test_a_row_without_a_picture_is_passed_over(folder):
+    pictures = Pictures(folder)
+    pictures.rows = datasets.concatenate_datasets([pictures.rows, pictures.rows.select([0]).map(lambda row: {"image": None})])
+    assert set(names(pictures, 12, 1)[0]) == set(names(Pictures(folder), 11, 1)[0])
+
+
+def test_an_optimizer_may_count_in_plain_numbers(tmp_path):
+    """As 8-bit Adam does, which this machine cannot run."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    one, other = torch.optim.SGD([parameter]), torch.optim.SGD([parameter])
+    one.state[parameter] = {"step": 7, "average": torch.ones(2)}
+    save_state(tmp_path / "state.safetensors", {}, one, seed=3)
+    assert load_state(tmp_path / "state.safetensors", other) == ({}, {"seed": 3})
+    assert other.state[parameter]["step"] == 7 and torch.equal(other.state[parameter]["average"], torch.ones(2))
 
 
 def test_bad_sources_are_refused(tmp_path):

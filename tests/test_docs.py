@@ -19,7 +19,8 @@ def domains() -> list[str]:
 
     return [row("", lambda r: r["domain"]), "| --- | --- | --- | --- |",
             row("identity: class word alone (the floor)", lambda r: sure(r["floor"]["identity"])),
-            *(row(f"identity: S\\*, {title}", lambda r: sure(r["steps"][n]["identity"])) for n, title in (("0", "encoder alone"), ("5", "5 steps"), ("15", "15 steps"))),
+            *(row(f"identity: S\\*, {title}", lambda r: sure(r["steps"][n]["identity"]))
+              for n, title in (("0", "before any step"), ("5", "5 steps"), ("15", "15 steps"))),
             row("the same, as a share of the way from floor to ceiling", lambda r: sure(r["steps"]["15"]["normalised"])),
             row("identity: the picture itself, through the autoencoder (the ceiling)", lambda r: f"{r['ceiling']['mean']:.2f}"),
             row("prompt: S\\*, 15 steps", lambda r: sure(r["steps"]["15"]["prompt"])),

@@ -4,7 +4,7 @@ from conftest import disturb
 
 from e4t_minimal.model import E4T
 from e4t_minimal.regularizers import contrastive, embedding_l2, outside_change, sparsity_l1, weight_cosine
-from e4t_minimal.train import _draw, on_grounds, personalize, show
+from e4t_minimal.train import _draw, on_backgrounds, personalize, show
 
 
 def test_values_by_hand():
@@ -61,9 +61,9 @@ def test_without_a_mask_there_is_no_outside(base, faces):
 
 def test_the_subject_is_put_before_other_grounds(model, faces):
     image, _, mask = faces[0]
-    data = show(model, image, mask, grounds=8)
+    data = show(model, image, mask, backgrounds=8)
     assert data["latents"].shape[0] == data["view"].shape[0] == data["ids"].shape[0] == data["mask"].shape[0] == 8
-    pictures = [np.asarray(p, float) for p in on_grounds(image, mask, 8, 64)]
+    pictures = [np.asarray(p, float) for p in on_backgrounds(image, mask, 8, 64)]
     inside = np.asarray(mask.convert("L")) == 255
     assert all((p[inside] == np.asarray(image.convert("RGB"), float)[inside]).all() for p in pictures)
     assert np.std([p[~inside].mean(0) for p in pictures], axis=0).min() > 10

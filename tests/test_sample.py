@@ -35,8 +35,12 @@ def test_s_is_predicted_again_at_every_step(base, faces):
     model.detach()
 
 
-def test_who_is_s(base):
+def test_who_is_s(base, faces):
     model = E4T(base, "face")
     with pytest.raises(ValueError, match="no picture"):
         sample(model, "a photo of S*", steps=1)
+    for prompt, says in ((f"a photo of a face {'on the beach ' * 12} S*", "too long"), ("a photo of S*s", "as a word of its own")):
+        with pytest.raises(ValueError, match=says):
+            sample(model, prompt, faces[0][0], steps=1)
+    assert len(next(sample_steps(model, "a photo of S*", faces[0][0], steps=1))["latents"]) == 1  # one prompt, not one per letter
     model.detach()

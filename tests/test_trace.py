@@ -93,6 +93,7 @@ def test_toy_sampling_and_training_are_bit_equal(model, data, faces):
         loss.backward()
     assert torch.equal(loss, plain) and all(torch.equal(a, p.grad) for a, p in zip(gradients, [p for p in model.parameters() if p.grad is not None]))
     assert {"loss.diffusion", "loss.l2", "encoder.clip.cls[1]", "encoder.features", "encoder.offset"} <= set(t.kept)
+    assert {part for name in ("loss.l2", "encoder.features") for _, part in t.calls[name]} == {None}  # the look at the features is over by then
     assert not any("guidance" in n for n in t.kept) and [part for _, part in t.calls["unet.mid"]] == ["features", "cond"]
     assert hooks(model) == 0
 
@@ -124,8 +125,13 @@ def test_exceptions_leave_nothing(pipe, model):
         with pytest.raises(ZeroDivisionError), patch(one, "unet.mid", lambda x: 1 / 0):
             run(one) if one is pipe else drawn(one, model.base.decode(torch.zeros(1, 8, 16, 16))[0])
         assert hooks(one) == 0
-        with pytest.raises(ValueError, match="read, not changed"), patch(one, "*", lambda x: x):
+    for name in ("*", "loss.outside"):
+        with pytest.raises(ValueError, match="read, not changed"), patch(model, name, lambda x: x):
             pass
+    pipe.scheduler.set_timesteps(4)
+    with pytest.raises(ValueError, match="give another `seed`"), patch(pipe, f"latent[{int(pipe.scheduler.timesteps[0])}]", lambda x: 0 * x):
+        run(pipe)
+    assert hooks(pipe) == hooks(model) == 0
 
 
 def plain_maps(pipe, name):

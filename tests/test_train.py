@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from PIL import Image
 
 from e4t_minimal import DATA
 from e4t_minimal.base import load_base
@@ -115,6 +116,47 @@ def test_save_and_load_round_trip(base, faces, tmp_path):
     theirs = sample(again, "a photo of S*", steps=3)[0]
     difference = (torch.tensor(list(ours.tobytes())) - torch.tensor(list(theirs.tobytes()))).abs()
     assert difference.float().mean() < 1  # of 255: the encoder is stored in fp16
+
+
+def test_what_else_lies_in_a_concept_stays_even_if_saving_breaks_off(base, faces, tmp_path, monkeypatch):
+    model, folder = E4T(base, "face"), tmp_path / "concept"
+    model.picture = faces[0][0]
+    model.save_pretrained(folder)
+    (folder / "pictures").mkdir()
+    (folder / "pictures/mine.txt").write_text("mine")
+    before = {file: (folder / file).read_bytes() for file in ("e4t.json", "offsets.safetensors", "picture.png")}
+    monkeypatch.setattr("e4t_minimal.model.square", lambda *_: 1 / 0)  # the last thing that is written
+    with pytest.raises(ZeroDivisionError):
+        model.save_pretrained(folder, note="another")
+    assert before == {file: (folder / file).read_bytes() for file in before} and os.listdir(tmp_path) == ["concept"]
+    model.picture = None
+    model.save_pretrained(folder, note="another")
+    model.detach()
+    assert json.loads((folder / "e4t.json").read_text())["note"] == "another" and not (folder / "picture.png").exists()
+    assert (folder / "pictures/mine.txt").read_text() == "mine"
+
+
+def test_masks_that_fit_nothing_are_refused(model, faces):
+    image, mask = faces[0][0], Image.new("L", (64, 64))
+    with pytest.raises(ValueError, match="shows nothing in the middle square"):
+        next(personalize(model, image, mask, steps=1))
+    with pytest.raises(ValueError, match="The mask is 64 x 64, its picture 32 x 32"):
+        next(personalize(model, image.resize((32, 32)), mask, steps=1))
+    wide = Image.new("RGBA", (192, 64))
+    wide.paste(image, (0, 0))  # what it shows lies outside the middle
+    with pytest.raises(ValueError, match="shows nothing in the middle square"):
+        next(personalize(model, wide, steps=1))
+    assert model.picture is None
+
+
+def test_a_term_that_the_loss_does_not_have_is_named(model, data):
+    with pytest.raises(ValueError, match="no term 'batch_size'"):
+        next(pretrain(model, data, steps=1, batch=2, batch_size=4))
+
+
+def test_a_foreign_device_is_named():
+    with pytest.raises(ValueError, match="'gpu' cannot be used here"):
+        load_base("toy", device="gpu")
 
 
 def test_foreign_folders_are_refused(base, tmp_path):

@@ -96,11 +96,19 @@ def test_playground_takes_uploads_and_refuses_what_is_no_picture(base):
     one.upload.value = (file,)
     assert one.which.value == "me.png" and one.pictures["me.png"].size == (64, 64)
     one.upload.value = (file | {"name": "notes.txt", "content": memoryview(b"no picture")},)
-    assert "notes.txt is not a picture" in one.message.value and one.which.value == "me.png" and "notes.txt" not in one.which.options
-    one.pictures["me.png"] = Image.new("RGBA", (64, 64))
+    assert "notes.txt cannot be read as a picture" in one.message.value and one.which.value == "me.png" and "notes.txt" not in one.which.options
+    data = io.BytesIO()
+    Image.new("RGB", (90, 60), "pink").save(data, "JPEG")
+    one.upload.value = (file | {"name": "wide.jpg", "content": memoryview(data.getvalue())},)
+    assert one.pictures["wide.jpg"].size == (60, 60) and "90 x 60 is not square" in one.message.value
+    one.which.value, one.pictures["me.png"] = "me.png", Image.new("RGBA", (64, 64))
     one.steps.value = 1
     one.go.click()
     assert "transparent everywhere" in one.message.value and not one.gallery.children and not one.go.disabled
+    assert not hasattr(next(iter(attention_projections(base.unet).values())), "parametrizations")  # the base is as it was
+    one.which.value, one.steps.value, one.prompt.value = "wide.jpg", 0, "S* with {braces}"
+    one.go.click()
+    assert len(one.gallery.children) == 1 and not one.message.value
 
 
 def test_what_changed_shows_the_same_noise_three_times(base):

@@ -1,6 +1,5 @@
 """What each choice is worth: the same pretraining and the same look at held-out people, with one thing changed at a time."""
 import json
-import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,8 @@ import torch
 from tqdm.auto import tqdm
 
 from ..base import load_base
-from ..evaluate import class_word, evaluate
+from ..evaluate import evaluate, floor_scores
+from ..files import replacing
 from ..speed import commit
 from .e4t import fit
 
@@ -42,7 +42,11 @@ VARIANTS = {
     "L2 0": Variant("no weight on the length of the offset in phase 2", how={"l2": 0.0}),
     "L2 1": Variant("ten times the paper's weight", how={"l2": 1.0}),
     "L2 10": Variant("a hundred times", how={"l2": 10.0}),
-    "ground free": Variant("nothing holds the ground in phase 2", how={"outside": 0.0}),
+    "L2 0, offsets still": Variant("the weight 0, and the encoder alone learns in phase 2", how={"l2": 0.0, "offsets_lr": 0.0}),
+    "L2 0.1, offsets still": Variant("the paper's weight, and the encoder alone learns in phase 2", how={"offsets_lr": 0.0}),
+    "L2 1, offsets still": Variant("ten times, and the encoder alone learns in phase 2", how={"l2": 1.0, "offsets_lr": 0.0}),
+    "L2 10, offsets still": Variant("a hundred times, and the encoder alone learns in phase 2", how={"l2": 10.0, "offsets_lr": 0.0}),
+    "background free": Variant("nothing holds the background in phase 2", how={"outside": 0.0}),
     "one embedding": Variant("S* is not predicted anew at every step of drawing: the mean of 16 predictions serves all", how={"fixed_embedding": True}),
     "all timesteps": Variant("phase 2 learns at low noise, too", how={"t_min": 0}),
 }
@@ -74,7 +78,8 @@ def ablate(runs: Path, path: Path, domain: str, identities: int, steps: int, nam
     base = load_base("toy")
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        floor, floor_of_three = class_word(base, domain, identities), class_word(base, domain, 3, "validation")  # the same for all
+        floor = floor_scores(base, domain, identities)  # the same for all
+        floor_of_three = floor_scores(base, domain, 3, "validation") if any(VARIANTS[name].rates for name in missing) else None
     for name in tqdm(missing, desc="variants"):
         variant = VARIANTS[name]
         weights, how = pretrained(name, variant, runs, domain), dict(variant.how)
@@ -83,12 +88,13 @@ def ablate(runs: Path, path: Path, domain: str, identities: int, steps: int, nam
                 tried = {lr: evaluate(base, weights, domain, 3, (steps,), "validation", floor=floor_of_three, offsets_lr=lr, **how)["steps"][str(steps)]
                          for lr in variant.rates}
                 how["offsets_lr"] = max(tried, key=lambda lr: tried[lr]["identity"]["mean"] + tried[lr]["prompt"]["mean"])
-            report = evaluate(base, weights, domain, identities, (0, steps), floor=floor, **how)
+            stops = (steps,) if variant.how else (0, steps)  # what differs in phase 2 alone makes no difference before it
+            report = evaluate(base, weights, domain, identities, stops, floor=floor, **how)
         size = sum(file.stat().st_size for file in weights.iterdir())
         row = {"what": variant.what, "commit": commit(), "bytes": size} | report
-        new = path.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps(read(path) | {name: row}, indent=1) + "\n")  # read again: another process may do other variants meanwhile
-        new.replace(path)
+        found = read(path) | {name: row}  # read again: another process may do other variants meanwhile
+        with replacing(path) as new:
+            new.write_text(json.dumps({one: found[one] for one in VARIANTS if one in found}, indent=1) + "\n")
     return read(path)
 
 

@@ -39,7 +39,7 @@ def fit(folder, steps: int = 600, batch: int = 128, lr: float = 1e-3, seed: int 
     celebrity = np.array([i for i, n in enumerate(who) if n is not None])
     bare = tokens(tokenizer, [f"a photo of {name}" for name in names()])  # (1536, 6)
 
-    def loss_of_step(g):
+    def loss_of_step(g, step):
         rows = torch.randint(len(images), (batch,), generator=g).numpy()
         rows[: batch // 2] = celebrity[torch.randint(len(celebrity), (batch // 2,), generator=g).numpy()]
         texts = [data["captions"][i] for i in rows]

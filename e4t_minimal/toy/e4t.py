@@ -36,6 +36,8 @@ def fit(folder, domain: str = "face", steps: int = 200, dictionary_steps: int = 
         blocks: int | None = None, s: float | None = None, weights: dict[str, float] | None = None, resume: bool = False):
     """encoder, offsets, weights: other kinds and further terms of the loss, to be measured against the paper's. blocks, s: of the paper's encoder, see `Encoder`.
     resume: go on from the dictionary that an earlier run has saved."""
+    if encoder not in ENCODERS:
+        raise ValueError(f"There is no encoder {encoder!r}; choose one of {', '.join(ENCODERS)}.")
     torch.manual_seed(seed)
     base, begun = load_base("toy"), time.time()
     given = {name: value for name, value in dict(blocks=blocks, s=s).items() if value is not None}

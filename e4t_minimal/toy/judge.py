@@ -39,7 +39,7 @@ def fit(folder, steps: int = 1500, batch: int = 96, lr: float = 2e-3, seed: int 
     held = {d: pictures(d, "held-out", 400, seed=3, plain=0.6) for d in ("face", "critter", "robot")}
     plain = {d: pictures(d, "held-out", 400, seed=4, plain=1.0) for d in ("face", "critter", "robot")}
 
-    def loss_of_step(g):
+    def loss_of_step(g, step):
         rows = torch.randint(len(images), (batch,), generator=g)
         logits = judge(degrade(to_tensor(images[rows.numpy()]), g))
         losses = [F.cross_entropy(logits[q].float(), truth[q][rows]) for q in QUESTIONS if (truth[q][rows] != UNKNOWN).any()]

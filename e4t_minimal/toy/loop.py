@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import trange
 
+from ..base import generator
 from ..checkpoint import load_state, save_state
 
 CHECKPOINT_SECONDS = 180
@@ -24,11 +25,6 @@ def bf16_is_faster() -> bool:
     return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
 
 
-def generator(seed: int, step: int) -> torch.Generator:
-    """Every step draws from its own generator: a resumed run sees exactly the numbers an uninterrupted one does."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step)
-
-
 def learning_rate(step: int, steps: int, warmup: int = 100) -> float:
     """Factor on the learning rate: up over `warmup` steps, flat, then a half cosine to 0 over the second half."""
     x = max(0.0, step / steps * 2 - 1)
@@ -39,7 +35,7 @@ def train(name: str, model: torch.nn.Module, groups: list, loss_of_step, steps: 
           check=None, check_every: int = 200, decay: float = 0.999) -> dict:
     """Train `model` in place and leave the averaged weights in it.
 
-    groups: AdamW parameter groups. loss_of_step(generator) -> scalar loss. check() -> {name: number}, printed and kept in log.jsonl
+    groups: AdamW parameter groups. loss_of_step(generator, step) -> scalar loss. check() -> {name: number}, printed and kept in log.jsonl
     beside the checkpoint. Returns {"steps", "seconds"}.
     """
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
@@ -56,9 +52,9 @@ def train(name: str, model: torch.nn.Module, groups: list, loss_of_step, steps: 
     for step in bar:
         for group, lr in zip(optimizer.param_groups, peak):
             group["lr"] = lr * learning_rate(step, steps)
-        torch.manual_seed(seed * 1_000_003 + step)  # for dropout
+        torch.manual_seed(generator(seed, step).initial_seed())  # for dropout
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            loss = loss_of_step(generator(seed, step))
+            loss = loss_of_step(generator(seed, step), step)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

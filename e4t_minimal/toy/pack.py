@@ -72,6 +72,6 @@ def faces(runs: Path):
         image, _, mask = draw(identity("face", "held-out", index), Scene(expression=expression))
         image.putalpha(mask)
         image.save(folder / f"face-{i:02d}.png")
-    (folder / "README.md").write_text(f"# Held-out faces\n\nEight faces that no training has seen, 64x64 with transparent ground, "
+    (folder / "README.md").write_text(f"# Held-out faces\n\nEight faces that no training has seen, 64x64 with transparent background, "
                                       f"made by `python -m e4t_minimal.toy pack faces` (held-out identities {', '.join(map(str, FACES))}). "
                                       "Avataaars by Pablo Stanley, free for personal and commercial use, drawn by DiceBear.\n")
