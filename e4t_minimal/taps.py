@@ -58,7 +58,8 @@ def taps(model, patterns, see, changing: bool):
 
     t: the timestep (a tuple in training). part: the U-Net's pass: "uncond", "cond", "both" (one batch, as diffusers' pipeline), "features" (E4T's, in training)."""
     e4t, base = (model, model.base) if hasattr(model, "placeholder") else (None, model)
-    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    for pattern in patterns:
         if not pattern.startswith("latent[") and not any(match(name, pattern) for name in names(model)):
             raise ValueError(f"Nothing here is called {pattern!r}; `names(model)` lists what is, such as {', '.join(names(model)[:2] + names(model)[6:9])}.")
     now = {"t": None, "part": None, "fixed": None, "passes": 0, "unseen": False}
@@ -133,7 +134,7 @@ def taps(model, patterns, see, changing: bool):
             times, now["passes"] = base.scheduler.timesteps.tolist(), 0
             if t == times[0] and not changing:
                 tap(f"latent[{int(t)}]", sample)
-            elif t == times[0] and f"latent[{int(t)}]" in ((patterns,) if isinstance(patterns, str) else patterns):
+            elif t == times[0] and f"latent[{int(t)}]" in patterns:
                 raise ValueError(f"latent[{int(t)}] is the noise that the drawing starts from, and nothing can change it from here: give another `seed`.")
             after = dict(zip(times, [*(int(x) for x in times[1:]), "end"])).get(float(t), "end")
             return _first(old(tap("guidance.prediction", prediction), t, sample, *args, **kwargs), partial(tap, f"latent[{after}]"))

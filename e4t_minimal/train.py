@@ -29,10 +29,8 @@ def prepare(model: E4T, images: list[Image.Image], prompts: list[str], masks: li
     if masks is not None:
         whole = base.pixels([Image.merge("RGB", [m.convert("L")] * 3) for m in masks])[:, :1] / 2 + 0.5
         data["mask"] = F.interpolate(whole, data["latents"].shape[-2:], mode="area")
-        for i, mask in enumerate(data["mask"]):
-            if mask.mean() < 1e-3:  # the loss divides by it
-                raise ValueError(f"The mask of picture {i} (of {len(masks)}, counted from 0) shows nothing in the middle square, which is all that the model sees. "
-                                 "Crop picture and mask to their subject, or give no mask.")
+        if (data["mask"].mean(dim=(1, 2, 3)) < 1e-3).any():  # the loss divides by it
+            raise ValueError("A mask shows nothing in the middle square, which is all that the model sees. Crop picture and mask to the subject, or give no mask.")
     return data
 
 
@@ -135,10 +133,7 @@ def tune(model: E4T, data: dict, groups: list[dict], steps: int, batch: int, wei
     optimizer, learned = adamw(groups, eight_bit), [p for group in groups for p in group["params"]]
     start = [p.detach().clone() for p in learned] if weights.get("outside") and data["mask"] is not None else None
     scaler = torch.amp.GradScaler(model.base.device.type, init_scale=2.0 ** 10, enabled=model.base.dtype == torch.float16)
-
-    def run(loss: torch.Tensor):
-        scaler.scale(loss).backward()
-
+    run = lambda loss: scaler.scale(loss).backward()  # noqa: E731
     for step in range(steps):
         part, noise, t = _draw(model, data, batch, seed, step, t_min)
         model.encoder.train()

@@ -91,7 +91,6 @@ def learn(base: Base, image: Image.Image, mask: Image.Image | None = None, steps
     try:
         if s is not None:
             model.encoder.s = model.encoder.config["s"] = s
-        model.picture = image
         for state in personalize(model, image, mask, steps=steps):
             progress(state["step"] + 1)
         return model

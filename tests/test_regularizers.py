@@ -59,7 +59,7 @@ def test_without_a_mask_there_is_no_outside(base, faces):
     assert state["start"] is None and state["terms"]["outside"] == 0
 
 
-def test_the_subject_is_put_before_other_grounds(model, faces):
+def test_the_subject_is_put_before_other_backgrounds(model, faces):
     image, _, mask = faces[0]
     data = show(model, image, mask, backgrounds=8)
     assert data["latents"].shape[0] == data["view"].shape[0] == data["ids"].shape[0] == data["mask"].shape[0] == 8
