@@ -5,7 +5,7 @@ import pytest
 
 from e4t_minimal.evaluate import evaluate
 from e4t_minimal.toy import ablate as module
-from e4t_minimal.toy.ablate import VARIANTS, ablate
+from e4t_minimal.toy.ablate import SHORT, VARIANTS, ablate
 from e4t_minimal.toy.e4t import fit
 from e4t_minimal.train import personalize
 
@@ -13,8 +13,9 @@ from e4t_minimal.train import personalize
 def test_variants_change_what_there_is_to_change():
     of_fit, of_look = inspect.signature(fit).parameters, {**inspect.signature(personalize).parameters, **inspect.signature(evaluate).parameters}
     for variant in VARIANTS.values():
-        assert set(variant.fit) <= set(of_fit) and set(variant.how) <= set(of_look) and set(variant.fit.get("weights", {})) <= {"contrastive", "sparsity", "cosine"}
-    assert VARIANTS["E4T"].fit == VARIANTS["E4T"].how == {}
+        changed = variant.fit or {}
+        assert set(changed) <= set(of_fit) and set(variant.how) <= set(of_look) and set(changed.get("weights", {})) <= {"contrastive", "sparsity", "cosine"}
+    assert VARIANTS["E4T"].fit is None and VARIANTS["E4T"].how == VARIANTS["E4T, short"].fit == {} and set(SHORT) <= set(of_fit)
 
 
 def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
@@ -22,19 +23,21 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     path.write_text(json.dumps({name: {} for name in VARIANTS}))
     monkeypatch.setattr(module, "load_base", lambda *_: pytest.fail("nothing was left to do"))
     assert set(ablate(tmp_path, path, "face", 2, 1, [])) == set(VARIANTS)
-    with pytest.raises(ValueError, match="no variant L3; choose from E4T, no offsets"):
+    with pytest.raises(ValueError, match="no variant L3; choose from E4T, E4T, short"):
         ablate(tmp_path, path, "face", 2, 1, ["L3"])
 
 
 def test_a_variant_is_measured_beside_those_that_are_there(tmp_path, monkeypatch):
     path, floor = tmp_path / "ablation.json", [{"identity": 0.2, "prompt": 1.0}] * 2
     path.write_text(json.dumps({"E4T": {"what": "from another process"}}))
-    weights = tmp_path / "e4t-face" / "model"
-    weights.mkdir(parents=True)
+    weights = tmp_path / "e4t-face"
+    weights.mkdir()
     (weights / "model.safetensors").write_bytes(b"12345")
+    (weights / "e4t.json").write_text(json.dumps({"command": "made so", "seconds": 3}))
+    monkeypatch.setattr(module, "DATA", tmp_path)
     monkeypatch.setattr(module, "floor_scores", lambda *_: floor)
     monkeypatch.setattr(module, "evaluate", lambda base, folder, *args, **how: {"folder": str(folder), "asked": how})
     found = ablate(tmp_path, path, "face", 2, 1, ["L2 1"])
     assert json.loads(path.read_text()) == found and found["E4T"] == {"what": "from another process"}
-    assert found["L2 1"]["folder"] == str(weights) and found["L2 1"]["asked"] == {"l2": 1.0, "floor": floor} and found["L2 1"]["bytes"] == 5
+    assert found["L2 1"]["folder"] == str(weights) and found["L2 1"]["asked"] == {"l2": 1.0, "floor": floor} and found["L2 1"]["training seconds"] == 3
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["ablation.json"]

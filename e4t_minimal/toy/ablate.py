@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from .. import DATA
 from ..base import load_base
 from ..evaluate import evaluate, floor_scores
 from ..files import replacing
@@ -16,20 +17,22 @@ from .e4t import fit
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of the table. fit: what differs in phase 1 (options of `e4t.fit`; empty: the shipped training). how: what differs in phase 2 (options of
-    `personalize`). rates: the learning rates of the offsets to choose among, on validation identities."""
+    """One line of the table. fit: what differs in phase 1 (options of `e4t.fit`, over SHORT; None: the shipped weights). how: what differs in phase 2
+    (options of `personalize`). rates: the learning rates of the offsets to choose among, on validation identities."""
     what: str
-    fit: dict = field(default_factory=dict)
+    fit: dict | None = None
     how: dict = field(default_factory=dict)
     rates: tuple[float, ...] = ()
 
 
+SHORT = {"dictionary_steps": 500, "steps": 100}  # half of what is shipped, so that all variants fit into a night; the same for all
 ADDITIVE = (1e-4, 1e-3, 1e-2)  # a full-size Delta is added to weights of about 0.05, so it wants smaller steps
 VARIANTS = {
     "E4T": Variant("as shipped"),
+    "E4T, short": Variant("half the training, as in all rows below", {}),
     "no offsets": Variant("the encoder alone", {"offsets": "none"}),
     "no encoder": Variant("the offsets alone; S* is one learned word, the same for all pictures", {"encoder": "word"}),
-    "no dictionary": Variant("the paper's loss from the first step on, for the same time", {"dictionary_steps": 0, "steps": 650}),
+    "no dictionary": Variant("the paper's loss from the first step on, for the same time", {"dictionary_steps": 0, "steps": 325}),
     "ResNet-18": Variant("its encoder sees the picture alone", {"encoder": "resnet18"}),
     "contrastive": Variant("a contrastive term in phase 1", {"weights": {"contrastive": 0.01}}),
     "additive": Variant("W + Delta, of full size", {"offsets": "additive"}, rates=ADDITIVE),
@@ -40,10 +43,10 @@ VARIANTS = {
     "1 block": Variant("the encoder sees the U-Net's mid block only", {"blocks": 1}),
     "2 blocks": Variant("mid block and the one before", {"blocks": 2}),
     "L2 0": Variant("no weight on the length of the offset in phase 2", how={"l2": 0.0}),
-    "L2 1": Variant("ten times the paper's weight", how={"l2": 1.0}),
+    "L2 1": Variant("ten times the usual weight", how={"l2": 1.0}),
     "L2 10": Variant("a hundred times", how={"l2": 10.0}),
     "L2 0, offsets still": Variant("the weight 0, and the encoder alone learns in phase 2", how={"l2": 0.0, "offsets_lr": 0.0}),
-    "L2 0.1, offsets still": Variant("the paper's weight, and the encoder alone learns in phase 2", how={"offsets_lr": 0.0}),
+    "L2 0.1, offsets still": Variant("the usual weight, and the encoder alone learns in phase 2", how={"offsets_lr": 0.0}),
     "L2 1, offsets still": Variant("ten times, and the encoder alone learns in phase 2", how={"l2": 1.0, "offsets_lr": 0.0}),
     "L2 10, offsets still": Variant("a hundred times, and the encoder alone learns in phase 2", how={"l2": 10.0, "offsets_lr": 0.0}),
     "background free": Variant("nothing holds the background in phase 2", how={"outside": 0.0}),
@@ -53,18 +56,20 @@ VARIANTS = {
 
 
 def pretrained(name: str, variant: Variant, runs: Path, domain: str) -> Path:
-    """The E4T folder of a variant: the shipped training's, or one trained here, from its dictionary where the encoder is the same."""
-    shipped, own = runs / f"e4t-{domain}", runs / f"ablate-{domain}" / name.replace(" ", "-").replace(",", "")
-    if not variant.fit:
-        return shipped / "model"
+    """The E4T folder of a variant: the shipped one, or one trained here, from the dictionary of "E4T, short" where the encoder is the same."""
+    if variant.fit is None:
+        return DATA / f"e4t-{domain}"
+    folder = lambda name: runs / f"ablate-{domain}" / name.replace(" ", "-").replace(",", "")  # noqa: E731
+    own, first = folder(name), folder("E4T, short")
     if not (own / "model").exists():
-        same = not {"encoder", "s", "blocks", "dictionary_steps"} & set(variant.fit)
+        same = variant.fit != {} and not {"encoder", "s", "blocks", "dictionary_steps"} & set(variant.fit)
         own.mkdir(parents=True, exist_ok=True)
         if same:
-            shutil.copytree(shipped / "dictionary", own / "dictionary", dirs_exist_ok=True)
-            rows = [row for row in (shipped / "log.jsonl").read_text().splitlines() if json.loads(row)["phase"] != "pretrain"]
+            pretrained("E4T, short", VARIANTS["E4T, short"], runs, domain)
+            shutil.copytree(first / "dictionary", own / "dictionary", dirs_exist_ok=True)
+            rows = [row for row in (first / "log.jsonl").read_text().splitlines() if json.loads(row)["phase"] != "pretrain"]
             (own / "log.jsonl").write_text("\n".join(rows) + "\n")
-        fit(own, domain, **variant.fit, resume=same)
+        fit(own, domain, **SHORT | variant.fit, resume=same)
     return own / "model"
 
 
@@ -91,7 +96,8 @@ def ablate(runs: Path, path: Path, domain: str, identities: int, steps: int, nam
             stops = (steps,) if variant.how else (0, steps)  # what differs in phase 2 alone makes no difference before it
             report = evaluate(base, weights, domain, identities, stops, floor=floor, **how)
         size = sum(file.stat().st_size for file in weights.iterdir())
-        row = {"what": variant.what, "commit": commit(), "bytes": size} | report
+        made = json.loads((weights / "e4t.json").read_text())
+        row = {"what": variant.what, "commit": commit(), "made by": made["command"], "training seconds": made["seconds"], "bytes": size} | report
         found = read(path) | {name: row}  # read again: another process may do other variants meanwhile
         with replacing(path) as new:
             new.write_text(json.dumps({one: found[one] for one in VARIANTS if one in found}, indent=1) + "\n")
