@@ -44,13 +44,13 @@ def write_report(report: dict, path: Path | None):
             new.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def load_picture(path: Path, box: str | None = None):
-    """`open_photo`, with its notes printed; box as "left,top,right,bottom"."""
+def load_picture(path: Path, box: str | None = None, mask: Path | None = None):
+    """`open_photo`, with its notes printed; box as "left,top,right,bottom", mask as a file."""
     from .photos import open_photo
 
     if box and not re.fullmatch(r"\d+(,\d+){3}", box):
         raise ValueError(f"--box takes left,top,right,bottom in pixels, such as 120,40,380,300, not {box!r}.")
-    picture, notes = open_photo(path, tuple(map(int, box.split(","))) if box else None)
+    picture, notes = open_photo(path, tuple(map(int, box.split(","))) if box else None, mask=mask)
     for note in notes:
         typer.echo(f"{path}: {note}")
     return picture
@@ -129,18 +129,21 @@ def personalize(picture: Path, prompt: Prompts = ("a photo of S*",), steps: Step
                 weights: Annotated[Path | None, typer.Option(help="A pretrained E4T folder (default: the shipped one of the domain).")] = None,
                 domain: str = "face", base: BaseName = None, seed: int = 0,
                 box: Annotated[str | None, typer.Option(help="left,top,right,bottom in pixels: the part to keep, such as the face (default: the middle).")] = None,
+                mask: Annotated[Path | None, typer.Option(help="A picture as large as PICTURE, white where the subject is (default: what is not transparent).")] = None,
                 device: Device = "cpu", dtype: Dtype = "fp32", micro: Micro = None, checkpointing: Checkpointing = False, eight_bit: EightBit = False):
     """Learn the concept of one PICTURE, save it as a folder, and draw it."""
     from .model import check_target
     from .sample import sample
 
-    image = load_picture(picture, box)
+    image, where = load_picture(picture, box, mask), None
+    if mask:  # then the encoder sees the photo with what lies around the subject, as in phase 1
+        where, image = image.getchannel("A"), image.convert("RGB")
     check_target(out)
     model = load_model(base, weights or DATA / f"e4t-{domain}", device, dtype)
     model.placeholder.tokenize(prompt)
     if checkpointing:
         model.base.unet.enable_gradient_checkpointing()
-    tune(model, image, steps, seed, micro=micro, eight_bit=eight_bit)
+    tune(model, image, steps, seed, mask=where, micro=micro, eight_bit=eight_bit)
     model.save_pretrained(out, steps=steps, seed=seed)
     write_pictures(out / "pictures", sample(model, prompt, seed=seed), prompt)
 

@@ -1,4 +1,5 @@
 """A photo as it comes from a camera, a scanner or a website -> a square picture, and one sentence for everything that was done to it."""
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,26 +12,29 @@ TINY, LARGE = 32, 2048  # sides in pixels: below, there is nothing to see; above
 READABLE = "PNG, JPEG or WebP"
 
 
-def open_photo(path: str | Path | BinaryIO, box: tuple[int, int, int, int] | None = None, name: str | None = None) -> tuple[Image.Image, list[str]]:
+def open_photo(path: str | Path | BinaryIO, box: tuple[int, int, int, int] | None = None, name: str | None = None,
+               mask: str | Path | None = None) -> tuple[Image.Image, list[str]]:
     """(square RGB or RGBA picture, notes for the user). The picture stands upright, in 8 bits a channel, at most LARGE pixels wide.
 
     path: of the file, or the open file, and then `name` is what errors call it.
     box: left, top, right, bottom of the part to keep, in pixels of the upright photo, such as a face; default: around what is not transparent,
-    and otherwise the middle. ValueError if the file cannot be read, shows nothing, or is too small."""
+    and otherwise the middle. mask: a file that is white where the subject is, as large as the upright photo; it becomes the transparency.
+    ValueError if the file cannot be read, shows nothing, or is too small."""
     notes, name = [], name or path
-    try:
-        with Image.open(path) as file:
-            turned = file.getexif().get(0x0112, 1)  # 1: not; from 5 on, width and height change places
-            full = file.size[::-1] if turned >= 5 else file.size
-            if file.format == "JPEG" and box is None:
-                file.draft("RGB", (2 * LARGE, 2 * LARGE))  # a huge one is read at half, a quarter or an eighth of its size
-            picture = eight_bits(ImageOps.exif_transpose(file))
-    except FileNotFoundError:
-        raise ValueError(f"There is no picture at {name}. Give the path of a {READABLE} file.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be read as a picture ({error}). Give a {READABLE} file.") from None
+    with reading(path, name) as file:
+        turned = file.getexif().get(0x0112, 1)  # 1: not; from 5 on, width and height change places
+        full = file.size[::-1] if turned >= 5 else file.size
+        if file.format == "JPEG" and box is None:
+            file.draft("RGB", (2 * LARGE, 2 * LARGE))  # a huge one is read at half, a quarter or an eighth of its size
+        picture = eight_bits(ImageOps.exif_transpose(file))
     if turned != 1:
         notes.append("turned upright, as the camera noted")
+    if mask:
+        with reading(mask, mask) as file:
+            white = eight_bits(file).convert("L")
+        if white.size != full:
+            raise ValueError(f"The mask {mask} is {white.width} x {white.height}, but {name} is {full[0]} x {full[1]}: both must be of one size.")
+        picture.putalpha(white.resize(picture.size))
     alpha = transparency(picture)
     if box is None and alpha is not None and picture.width != picture.height:
         box = around(alpha)
@@ -51,6 +55,18 @@ def open_photo(path: str | Path | BinaryIO, box: tuple[int, int, int, int] | Non
         notes.append(f"made smaller, from {full[0]} x {full[1]}")
         picture = picture.resize((LARGE, LARGE), Image.Resampling.LANCZOS)
     return picture, notes
+
+
+@contextmanager
+def reading(path, name):
+    """The open file; a file that cannot be read ends in a ValueError that says so."""
+    try:
+        with Image.open(path) as file:
+            yield file
+    except FileNotFoundError:
+        raise ValueError(f"There is no picture at {name}. Give the path of a {READABLE} file.") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} cannot be read as a picture ({error}). Give a {READABLE} file.") from None
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:

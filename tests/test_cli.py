@@ -35,6 +35,16 @@ def test_transparency_is_the_mask(portrait):
     assert transparency(cli.load_picture(portrait)).getextrema() == (0, 255)
 
 
+def test_a_mask_file_is_what_the_loss_looks_at(portrait, tmp_path, monkeypatch):
+    Image.open(portrait).getchannel("A").save(tmp_path / "mask.png")
+    Image.open(portrait).convert("RGB").save(tmp_path / "photo.png")
+    seen = {}
+    monkeypatch.setattr(cli, "tune", lambda model, picture, *_, mask, **how: seen.update(picture=picture, mask=mask) or setattr(model, "picture", picture))
+    monkeypatch.setattr("e4t_minimal.sample.sample", lambda *_, **how: [])
+    cli.personalize(tmp_path / "photo.png", mask=tmp_path / "mask.png", out=tmp_path / "me")
+    assert seen["picture"].mode == "RGB" and seen["mask"].tobytes() == Image.open(tmp_path / "mask.png").tobytes()
+
+
 def test_nothing_to_see(refused, tmp_path):
     Image.new("RGBA", (64, 64)).save(tmp_path / "empty.png")
     assert "transparent everywhere" in refused("personalize", tmp_path / "empty.png")

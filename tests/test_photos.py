@@ -94,3 +94,21 @@ def test_a_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match="cannot be read"):
         open_photo(tmp_path / "x.png")
+
+
+def test_a_mask_is_turned_and_cut_with_its_photo(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    halves(200, 100).save(tmp_path / "x.jpg", exif=exif, quality=95)  # upright: 100 wide, 200 high
+    mask = Image.new("1", (100, 200))
+    mask.paste(1, (20, 20, 80, 80))
+    mask.save(tmp_path / "mask.png")
+    picture, _ = open_photo(tmp_path / "x.jpg", mask=tmp_path / "mask.png")
+    assert picture.size == (60, 60) and picture.mode == "RGBA" and transparency(picture) is None and close(picture.getpixel((30, 30))[:3], RED)
+    picture, _ = open_photo(tmp_path / "x.jpg", (0, 0, 100, 100), mask=tmp_path / "mask.png")
+    assert transparency(picture).getbbox() == (20, 20, 80, 80) and close(picture.convert("RGB").getpixel((5, 5)), RED)  # what lies around is still there
+    Image.new("L", (50, 50), 255).save(tmp_path / "small.png")
+    with pytest.raises(ValueError, match=r"small.png is 50 x 50, but .*x.jpg is 100 x 200"):
+        open_photo(tmp_path / "x.jpg", mask=tmp_path / "small.png")
+    with pytest.raises(ValueError, match="no picture at .*nowhere.png"):
+        open_photo(tmp_path / "x.jpg", mask=tmp_path / "nowhere.png")
