@@ -111,6 +111,28 @@ def curves(summary: dict) -> Figure:
     return figure
 
 
+def forest(variants: dict[str, dict], scores: tuple[str, ...] = ("identity", "diversity")) -> Figure:
+    """One line for each variant of an ablation (see `toy/ablate.py`): its scores with their intervals after the last step, and, hollow, before the first
+    where that was measured. Dotted: the first variant's, which the others are held against."""
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=(5.5 * len(scores), 0.28 * len(variants) + 1.0), dpi=90, layout="constrained")
+    for axis, key in zip(figure.subplots(1, len(scores), sharey=True, squeeze=False)[0], scores):
+        for y, found in enumerate(variants.values()):
+            last = max(found["steps"], key=int)
+            for n, row in found["steps"].items():
+                at, color = row[key], f"C{int(y > 0)}"
+                axis.plot([at["low"], at["high"]], [y, y], color=color, linewidth=1.5, alpha=0.9 if n == last else 0.35)
+                axis.plot(at["mean"], y, "o", color=color, markersize=6, fillstyle="full" if n == last else "none", markerfacecolor=color if n == last else "white")
+                if y == 0 and n == last:
+                    axis.axvline(at["mean"], color=color, linestyle=":", zorder=0)
+        axis.set(xlabel=key)
+        axis.grid(axis="x", alpha=0.3)
+    figure.axes[0].set_yticks(range(len(variants)), list(variants))
+    figure.axes[0].invert_yaxis()
+    return figure
+
+
 def last_pictures(path: Path, summary: dict, domain: str, people: int = 4, prompt: int = 3) -> Figure:
     """Some people, and what each method drew of them after its last step for one of PROMPTS; those whose pictures by every method were kept."""
     from .plots import grid

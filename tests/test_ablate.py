@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from e4t_minimal.evaluate import evaluate
+from e4t_minimal.evaluate import evaluate, interval
+from e4t_minimal.results import forest
 from e4t_minimal.toy import ablate as module
 from e4t_minimal.toy.ablate import SHORT, VARIANTS, ablate
 from e4t_minimal.toy.e4t import fit
@@ -41,3 +42,13 @@ def test_a_variant_is_measured_beside_those_that_are_there(tmp_path, monkeypatch
     assert json.loads(path.read_text()) == found and found["E4T"] == {"what": "from another process"}
     assert found["L2 1"]["folder"] == str(weights) and found["L2 1"]["asked"] == {"l2": 1.0, "floor": floor} and found["L2 1"]["training seconds"] == 3
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["ablation.json"]
+
+
+def test_a_line_of_the_forest_is_a_mean_in_its_interval():
+    scores = lambda value: {"identity": interval([value - 0.1, value + 0.1]), "diversity": interval([0.2, 0.3])}  # noqa: E731
+    axis = forest({"E4T": {"steps": {"0": scores(0.5), "10": scores(0.8)}}, "L2 0": {"steps": {"10": scores(0.9)}}}).axes[0]
+    dots = [line for line in axis.lines if line.get_marker() == "o"]
+    assert [round(float(dot.get_xdata()[0]), 2) for dot in dots] == [0.5, 0.8, 0.9] and [dot.get_fillstyle() for dot in dots] == ["none", "full", "full"]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["E4T", "L2 0"] and axis.yaxis_inverted()
+    dotted, = [line for line in axis.lines if line.get_linestyle() == ":"]
+    assert round(float(dotted.get_xdata()[0]), 2) == 0.8
