@@ -43,8 +43,9 @@ METHODS = {
 
 
 @contextmanager
-def begin(method: Method, base: Base, class_word: str, folder: str | Path | None = None) -> Iterator[E4T]:
-    """The model as it is before the first step, all that learns ready; at the end the base is as it was. folder: for a pretrained method."""
+def begin(method: Method, base: Base, class_word: str, folder: str | Path | None = None, seed: int = 0) -> Iterator[E4T]:
+    """The model as it is before the first step, all that learns ready; at the end the base is as it was. folder: for a pretrained method.
+    seed: of LoRA's starting matrices."""
     model = E4T.from_pretrained(folder, base) if method.pretrained else E4T(base, class_word, encoder=Word.for_base(base), offsets={})
     if method.subject != "S*":  # S* is the rare word, beside the class word
         rare = base.tokenizer.convert_tokens_to_ids(f"{RARE}</w>")
@@ -59,7 +60,9 @@ def begin(method: Method, base: Base, class_word: str, folder: str | Path | None
         if "lora" in method.learns:
             from peft import LoraConfig
 
-            base.unet.add_adapter(LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian", target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+            with torch.random.fork_rng(devices=[]):  # peft draws from torch's global generator
+                torch.manual_seed(seed)
+                base.unet.add_adapter(LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian", target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
         yield model
     finally:
         model.detach()

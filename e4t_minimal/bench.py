@@ -47,7 +47,7 @@ class Run:
         CPU seconds, summed over cores: what else the machine does meanwhile does not count."""
         method, one, spent = METHODS[self.method], identity(self.domain, self.split, self.person), 0.0
         image, _, mask = draw(one, Scene())
-        with begin(method, base, self.domain, DATA / f"e4t-{self.weights or self.domain}") as model:
+        with begin(method, base, self.domain, DATA / f"e4t-{self.weights or self.domain}", self.seed + self.person) as model:
             loop = learn(method, model, image, mask, prior, max(self.stops), self.batch, self.factor, self.seed + self.person)
             for step in range(max(self.stops) + 1):
                 if step > 0:

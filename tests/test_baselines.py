@@ -83,6 +83,16 @@ def test_plan_gives_every_method_the_same_people_and_searches_elsewhere():
     assert plan("face", 2, methods=("E4T",))[0].stops == (0, 5, 10, 15) and plan("face", 2, quick=True, methods=("E4T",))[0].stops == (10,)
 
 
+def test_lora_starts_from_its_seed(base):
+    def start(seed):
+        torch.rand(1)  # what was drawn before does not count
+        with begin(METHODS["LoRA"], base, "face", seed=seed) as model:
+            return [p.detach().clone() for p in learned(model, "lora")]
+
+    first, again, other = start(0), start(0), start(1)
+    assert all(torch.equal(a, b) for a, b in zip(first, again)) and any(not torch.equal(a, b) for a, b in zip(first, other))
+
+
 def test_plan_takes_some_methods_and_names_one_that_is_unknown():
     assert {run.method for run in plan("face", 2, methods=("LoRA",))} == {"LoRA"}
     with pytest.raises(ValueError, match="no method Lora; choose from E4T"):
