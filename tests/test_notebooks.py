@@ -59,6 +59,7 @@ def test_notebook_is_executed_and_checked(path):
     assert len(checked) >= 4 and all(cell["outputs"] for cell in checked)
     assert len(checked) == sum("NBVAL_CHECK_OUTPUT" in source(cell) for cell in code), "nbval passes over a mark that shares its line"
     assert not any(output["output_type"] == "error" or output.get("name") == "stderr" for cell in code for output in cell["outputs"])
+    assert not any("as_dataset(" in source(cell) for cell in checked), "drawing shows a progress bar, and only as long as nothing is in the cache of `datasets`"
     assert "widgets" not in notebook["metadata"] and path.stat().st_size <= 300 * 1024
 
 
