@@ -19,6 +19,7 @@ from .world import Scene, draw, identity
 
 KEPT = 6  # the first people's last pictures are kept, for galleries and the user study
 STOPS, QUICK = (0, 5, 10, 15, 25, 50, 100), (10, 20)  # numbers of steps to score, up to a method's own
+BATCH = 16  # rows of a step, which these numbers and the learning rates of METHODS go with
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Run:
     domain: str = "face"
     split: str = "held-out"
     factor: float = 1.0
-    batch: int = 16
+    batch: int = BATCH
     denoising: int = 20
     seed: int = 0
     bf16: bool = False
@@ -84,19 +85,22 @@ def _work(path: Path, runs: list[Run]):
             append_rows(path, [row | {"commit": code} for row, _ in found])
 
 
-def plan(domain: str, identities: int, quick: bool = False, search: bool = False, methods: tuple[str, ...] = (), **how) -> list[Run]:
+def plan(domain: str, identities: int, quick: bool = False, search: bool = False, methods: tuple[str, ...] = (), batch: int = BATCH, **how) -> list[Run]:
     """The runs of `e4t bench`: the comparison, its quick form, or the search of learning rates on validation identities.
 
-    methods: some of METHODS (default: all). how: seed, bf16, weights of every `Run`."""
+    methods: some of METHODS (default: all). batch: a smaller one gets as many more steps, and the found learning rates times the root of its share of BATCH
+    (the usual rule for Adam). how: seed, bf16, weights of every `Run`."""
     if unknown := set(methods) - set(METHODS):
         raise ValueError(f"There is no method {', '.join(sorted(unknown))}; choose from {', '.join(METHODS)}.")
-    chosen = {name: METHODS[name] for name in methods or METHODS}
+    chosen, share = {name: METHODS[name] for name in methods or METHODS}, batch / BATCH
     if search:
-        return [Run(name, i, (min(method.steps, 25),), domain, "validation", factor, **how)
+        return [Run(name, i, (round(min(method.steps, 25) / share),), domain, "validation", factor, batch, **how)
                 for name, method in chosen.items() for factor in FACTORS for i in range(2)]
-    return [Run(name, i, tuple(n for n in (QUICK if quick else STOPS) if n <= method.steps), domain, factor=method.factor,
-                **({"batch": 8, "denoising": 10} if quick else {}), **how)
-            for name, method in chosen.items() for i in range(4 if quick else identities)]
+    if quick:
+        return [Run(name, i, tuple(n for n in QUICK if n <= method.steps), domain, factor=method.factor, batch=8, denoising=10, **how)
+                for name, method in chosen.items() for i in range(4)]
+    return [Run(name, i, tuple(round(n / share) for n in STOPS if n <= method.steps), domain, factor=method.factor * share ** 0.5, batch=batch, **how)
+            for name, method in chosen.items() for i in range(identities)]
 
 
 def finished(path: Path, runs: list[Run]) -> list[dict]:

@@ -38,20 +38,22 @@ def evaluate(domain: str = "face", identities: Annotated[int, typer.Option(min=2
 
 @command
 def bench(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] = 16,
-          quick: Annotated[bool, typer.Option(help="4 identities, few steps, batch 8, pictures in 10 denoising steps.")] = False,
+          quick: Annotated[bool, typer.Option(help="4 identities, few steps, a batch of 8 always, pictures in 10 denoising steps.")] = False,
           search: Annotated[bool, typer.Option(help="Try learning rates on validation identities instead.")] = False,
           method: Annotated[list[str] | None, typer.Option(help="Do this one now; may be given several times. The report is of all that are done.")] = None,
           weights: Annotated[str, typer.Option(help="Another domain, whose E4T has to learn these people.")] = "",
+          batch: Annotated[int, typer.Option(min=2, help="Rows of a step. With fewer than 16, as many more steps, and smaller learning rates.")] = 16,
           bf16: Bf16 = False, seed: int = 0,
           out: Annotated[Path, typer.Option(help="Folder for .jsonl, .json and pictures.")] = Path("docs/results")):
     """E4T against Textual Inversion, DreamBooth and LoRA: identity after steps and seconds. Stopped runs go on where they were."""
     from .baselines import METHODS
-    from .bench import execute, finished, plan
+    from .bench import BATCH, execute, finished, plan
     from .results import curves, last_pictures, picture_path, summarise, summarise_search
     from .speed import machine
 
-    name = ("search-" if search else "bench-") + domain + f"-on-{weights}" * bool(weights) + "-quick" * quick + f"-seed-{seed}" * bool(seed)
-    path, how = out / f"{name}.jsonl", dict(bf16=bf16, seed=seed, weights=weights)
+    name = ("search-" if search else "bench-") + domain + f"-on-{weights}" * bool(weights) + "-quick" * quick
+    name += f"-batch-{batch}" * (batch != BATCH) + f"-seed-{seed}" * bool(seed)
+    path, how = out / f"{name}.jsonl", dict(batch=batch, bf16=bf16, seed=seed, weights=weights)
     execute(path, plan(domain, identities, quick, search, tuple(method or ()), **how))
     rows = finished(path, plan(domain, identities, quick, search, **how))
     figures = summarise_search(rows) if search else summarise(rows)
@@ -63,6 +65,7 @@ def bench(domain: str = "face", identities: Annotated[int, typer.Option(min=2)] 
             with replacing(out / file) as new:
                 figure.savefig(new, format=file[-3:])
     asked = f"e4t bench --domain {domain} --identities {identities}" + " --quick" * quick + " --search" * search + f" --weights {weights}" * bool(weights)
+    asked += f" --batch {batch}" * (batch != BATCH)
     asked += "".join(f' --method "{one}"' for one in figures) if len(figures) < len(METHODS) else ""
     write_report({"command": asked + " --bf16" * bf16 + f" --seed {seed}", "commits": sorted({row["commit"] or "" for row in rows}), "machine": machine(),
                   "methods": figures}, out / f"{name}.json")

@@ -83,6 +83,12 @@ def test_plan_gives_every_method_the_same_people_and_searches_elsewhere():
     assert plan("face", 2, methods=("E4T",))[0].stops == (0, 5, 10, 15) and plan("face", 2, quick=True, methods=("E4T",))[0].stops == (10,)
 
 
+def test_a_small_batch_gets_as_many_more_steps_and_a_smaller_rate():
+    large, small = (plan("face", 2, methods=("LoRA",), **how)[0] for how in ({}, {"batch": 4}))
+    assert [n * small.batch for n in small.stops] == [n * large.batch for n in large.stops] and small.factor == large.factor / 2
+    assert plan("face", 2, search=True, methods=("LoRA",), batch=4)[0].stops == (100,)
+
+
 def test_lora_starts_from_its_seed(base):
     def start(seed):
         torch.rand(1)  # what was drawn before does not count
