@@ -39,8 +39,10 @@ def read_strip(path: Path, method: str, person: int) -> list[Image.Image]:
 def summarise(rows: list[dict]) -> dict:
     """{method: {"steps": {n: {score: mean with its interval}}, bytes, peak memory, and when it reached E4T's identity at 10 steps}}."""
     out = {}
-    for method in dict.fromkeys(row["method"] for row in rows):
+    for method in METHODS:
         own = [row for row in rows if row["method"] == method]
+        if not own:
+            continue
         steps = {n: [row for row in own if row["steps"] == n] for n in sorted({row["steps"] for row in own})}
         out[method] = {"what": METHODS[method].what, "learns": {part: float(f"{lr * own[0]['factor']:.3g}") for part, lr in METHODS[method].learns.items()},
                        "identities": len(steps[min(steps)]),
@@ -103,8 +105,9 @@ def curves(summary: dict) -> Figure:
         for method, found in summary.items():
             at = found["steps"]
             x = [max(n, 0.5) if across == "steps" else max(row["seconds"]["mean"], 0.5) for n, row in at.items()]
-            line, = axis.plot(x, [row[up]["mean"] for row in at.values()], marker="o", markersize=3, label=method, linewidth=2.5 if method == "E4T" else 1.3)
-            axis.fill_between(x, [row[up]["low"] for row in at.values()], [row[up]["high"] for row in at.values()], color=line.get_color(), alpha=0.12)
+            color = f"C{list(METHODS).index(method)}"  # the same in every figure
+            axis.plot(x, [row[up]["mean"] for row in at.values()], marker="o", markersize=3, label=method, color=color, linewidth=2.5 if method == "E4T" else 1.3)
+            axis.fill_between(x, [row[up]["low"] for row in at.values()], [row[up]["high"] for row in at.values()], color=color, alpha=0.12)
         axis.set(xscale="log", xlabel=f"{'CPU ' * (across == 'seconds')}{across} (0 is drawn at 0.5)", ylabel=up, ylim=(0, top))
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
@@ -139,7 +142,7 @@ def last_pictures(path: Path, summary: dict, domain: str, people: int = 4, promp
 
     there = [i for i in range(people) if all(picture_path(path, method, i).exists() for method in summary)]
     rows = [[draw(identity(domain, "held-out", i), Scene())[0], *(read_strip(path, method, i)[prompt] for method in summary)] for i in there]
-    titles = ["the person", *(f"{method}, {max(found['steps'])} steps" for method, found in summary.items())]
+    titles = ["the picture", *(f"{method}, {max(found['steps'])} steps" for method, found in summary.items())]
     figure = grid([picture for row in rows for picture in row], titles + [""] * len(titles) * (len(rows) - 1), columns=len(titles))
     figure.supxlabel(PROMPTS[prompt][1].format("S*"), fontsize=9)
     return figure
