@@ -13,7 +13,7 @@ def embedding_l2(offset: torch.Tensor) -> torch.Tensor:
 def outside_change(prediction: torch.Tensor, before: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Our choice: how far the U-Net's prediction (B, C, h, w) has moved from what it was, where the mask (B, 1, h, w) does not look -> scalar.
 
-    One picture has one background. Without this, photos of S* all get nearly that background, though the loss never looks at it."""
+    One picture has one background. Without this it leaks into the photos of S*, though the loss never looks at it."""
     outside = 1 - mask
     return ((prediction - before).float().square() * outside).mean() / outside.mean().clamp(min=1e-6)
 

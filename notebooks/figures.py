@@ -205,9 +205,10 @@ def offsets(sheet):
     constant, x, y, delta, *_ = example()
     weight, s = 1.2 * np.random.RandomState(5).randn(*delta.shape), 11
     sheet.write(50, 24, "learned\nconstant", weight="bold")
+    sheet.box(49.5, 98, 23, 56, thick=True)
     sheet.cells(44, 76, constant, s)
     for middle in (56, 154):
-        sheet.arrow((60, 98), (78, 98), (78, middle), (94, middle))
+        sheet.arrow((64, 98), (78, 98), (78, middle), (94, middle))
         sheet.box(126, middle, 62, 34, "linear", thick=True)
         sheet.arrow((157, middle), (190, middle))
     sheet.cells(196, 26, x[:, None], s)
@@ -236,14 +237,16 @@ def offsets(sheet):
 
 @figure("folded-05", 148, colors=64)
 def folded(sheet):
-    """The same Delta, folded: a matrix of n rows and 3 columns, A x, a and ones, times a matrix of 3 rows and m columns, B y, B 1 and b. That takes 3 (n + m)
+    """The same Delta, folded: left, a matrix of n rows and 3 columns, A x, a and ones, times the transpose of right, 3 rows and m columns, B y, B 1 and b. That takes 3 (n + m)
     numbers. A and a are weight and bias of the linear layer over columns, B and b of the one over rows."""
     *_, delta, left, right = example()
     sheet.write(16, 66, "folded:\n3 (n + m) numbers", ha="left", weight="bold")
     for i, text in enumerate(("A x", "a", "1")):
         sheet.cells(196 + 32 * i, 20, left[:, i:i + 1], 16, limit=3)
         sheet.write(204 + 32 * i, 130, text)
+    sheet.write(236, 9, "left (n, 3)", 11)
     sheet.write(306, 68, "×", 18)
+    sheet.write(406, 9, "right, transposed (3, m)", 11)
     for i, text in enumerate(("B y", "B 1", "b")):
         sheet.cells(334, 24 + 32 * i, right[:, i], 16, limit=3)
         sheet.write(486, 33 + 32 * i, text, ha="left")
@@ -255,21 +258,23 @@ def folded(sheet):
 
 @figure("pull-06", 250)
 def pull(sheet):
-    """Two panels with the same points: zero, the class word face with other words around it, and S* some way off. Left: a penalty on the offset s E alone pulls S*
+    """Two panels with the same points: zero, the class word face with other words around it, and S* far from all of them, at the end of the offset s E. Left: a penalty on the offset s E alone pulls S*
     back to the class word. Right: a penalty on the whole vector v* pulls S* to zero, away from all words."""
     for left, title, target in ((20, "penalty on the offset, s E", "face"), (460, "penalty on v* whole", "zero")):
         sheet.box(left + 200, 125, 400, 236, color="#ffffff")
-        zero, face, star = (left + 60, 205), (left + 240, 110), (left + 335, 75)
+        zero, face, star = (left + 60, 205), (left + 215, 95), (left + 340, 160)
         sheet.write(left + 200, 27, title, 13, weight="bold")
-        for dx, dy in ((-48, -28), (-18, -38), (34, 34), (-52, 6), (70, 14), (10, 48)):
+        for dx, dy in ((-48, -24), (-18, -34), (34, -26), (-56, 10), (58, -4), (-22, 30)):
             sheet.axis.plot(face[0] + dx, face[1] + dy, "o", color="#999999", markersize=3.5)
         sheet.arrow(zero, face, color="#999999")
-        sheet.write(left + 135, 145, "$v_{\\mathrm{class}}$", 12)
+        sheet.write(left + 112, 145, "$v_{\\mathrm{class}}$", 12)
         sheet.arrow(zero, star, color="#999999")
-        sheet.write(left + 222, 166, "$v^*$", 12)
+        sheet.write(left + 190, 168, "$v^*$", 12)
+        sheet.arrow(face, star, color="#999999")
+        sheet.write(left + 268, 139, "$s\\,E$", 12)
         end = face if target == "face" else zero
         aim = [s + 0.72 * (e - s) for s, e in zip(star, end)]
-        bend = 18 if target == "zero" else -13
+        bend = 16 if target == "zero" else -13
         pull = {"arrowstyle": "-|>", "color": "#1d4ed8", "linewidth": 2.6, "mutation_scale": 16}
         sheet.axis.annotate("", (aim[0], aim[1] + bend), (star[0], star[1] + bend), arrowprops=pull)
         sheet.axis.plot(*zero, "s", color=INK, markersize=7)
@@ -278,7 +283,7 @@ def pull(sheet):
         sheet.write(zero[0], zero[1] + 20, "zero: no word", 11)
         sheet.write(face[0] - 6, face[1] - 18, "face", 12, ha="right")
         sheet.write(star[0] + 14, star[1] - 4, "S*", 13, ha="left", weight="bold")
-    sheet.write(330, 228, "grey dots: other words", 11, color="#444444")
+        sheet.write(left + 310, 228, "grey dots: other words", 11, color="#444444")
 
 
 @figure("training-07", 294)
