@@ -99,7 +99,8 @@ def build(path: Path) -> Path:
 def execute(path: Path):
     """Restart the kernel, run all, save."""
     book = nbformat.read(path, 4)
-    NotebookClient(book, timeout=600, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}}).execute()
+    # no cell takes a minute; and now and then nbclient sees that a widget's cell is done only when the timeout is over
+    NotebookClient(book, timeout=180, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}}).execute()
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     book.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}  # without "widgets", over which GitHub stumbles
     nbformat.write(book, path)

@@ -237,8 +237,8 @@ def offsets(sheet):
 
 @figure("folded-05", 148, colors=64)
 def folded(sheet):
-    """The same Delta, folded: left, a matrix of n rows and 3 columns, A x, a and ones, times the transpose of right, 3 rows and m columns, B y, B 1 and b. That takes 3 (n + m)
-    numbers. A and a are weight and bias of the linear layer over columns, B and b of the one over rows."""
+    """The same Delta, folded: left, a matrix of n rows and 3 columns, A x, a and ones, times the transpose of right, 3 rows and m columns, B y, B 1 and b. That takes
+    3 (n + m) numbers. A and a are weight and bias of the linear layer over columns, B and b of the one over rows."""
     *_, delta, left, right = example()
     sheet.write(16, 66, "folded:\n3 (n + m) numbers", ha="left", weight="bold")
     for i, text in enumerate(("A x", "a", "1")):
@@ -258,8 +258,8 @@ def folded(sheet):
 
 @figure("pull-06", 250)
 def pull(sheet):
-    """Two panels with the same points: zero, the class word face with other words around it, and S* far from all of them, at the end of the offset s E. Left: a penalty on the offset s E alone pulls S*
-    back to the class word. Right: a penalty on the whole vector v* pulls S* to zero, away from all words."""
+    """Two panels with the same points: zero, the class word face with other words around it, and S* far from all of them, at the end of the offset s E. Left: a penalty
+    on the offset s E alone pulls S* back to the class word. Right: a penalty on the whole vector v* pulls S* to zero, away from all words."""
     for left, title, target in ((20, "penalty on the offset, s E", "face"), (460, "penalty on v* whole", "zero")):
         sheet.box(left + 200, 125, 400, 236, color="#ffffff")
         zero, face, star = (left + 60, 205), (left + 215, 95), (left + 340, 160)

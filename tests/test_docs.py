@@ -40,5 +40,15 @@ def test_readme_says_what_was_measured():
     assert [line for line in domains() + methods() if line not in readme] == []
 
 
+def test_readme_says_how_far_a_small_batch_gets():
+    goal, small = read_report(ROOT / "docs/results/bench-face.json")["methods"]["E4T"]["steps"][10], read_report(ROOT / "docs/results/bench-face-batch-2.json")["methods"]
+    n, seconds = {}, {}
+    for method, found in small.items():
+        n[method], at = next((steps, at) for steps, at in found["steps"].items() if at["identity"]["mean"] >= goal["identity"]["mean"])
+        seconds[method] = round(at["seconds"]["mean"] / goal["seconds"]["mean"])
+    assert f"takes LoRA {n['LoRA']} steps and DreamBooth {n['DreamBooth']} to get as far" in " ".join((ROOT / "README.md").read_text().split())
+    assert (seconds["LoRA"], seconds["DreamBooth"]) == (1, 3)  # "as long as E4T and three times as long"
+
+
 if __name__ == "__main__":
     print("\n".join([*domains(), "", *methods()]))
