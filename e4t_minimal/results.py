@@ -37,17 +37,18 @@ def read_strip(path: Path, method: str, person: int) -> list[Image.Image]:
 
 
 def summarise(rows: list[dict]) -> dict:
-    """{method: {"steps": {n: {score: mean with its interval}}, bytes, peak memory, and when it reached E4T's identity at 10 steps}}."""
+    """{method: {"steps": {n: {score: mean with its interval, "each": every person's identity}}, bytes, peak memory, and when it reached E4T's identity at 10 steps}}."""
     out = {}
     for method in METHODS:
         own = [row for row in rows if row["method"] == method]
         if not own:
             continue
+        own.sort(key=lambda row: row["person"])
         steps = {n: [row for row in own if row["steps"] == n] for n in sorted({row["steps"] for row in own})}
         out[method] = {"what": METHODS[method].what, "learns": {part: float(f"{lr * own[0]['factor']:.3g}") for part, lr in METHODS[method].learns.items()},
                        "identities": len(steps[min(steps)]),
                        "bytes": own[0]["bytes"], "peak_megabytes": max(row["peak_megabytes"] or 0 for row in own),
-                       "steps": {n: {k: interval([row[k] for row in found]) for k in SCORES}
+                       "steps": {n: {k: interval([row[k] for row in found]) for k in SCORES} | {"each": [row["identity"] for row in found]}
                                  for n, found in steps.items()}}
     goal = out.get("E4T", {}).get("steps", {}).get(10)
     for found in out.values() if goal else ():

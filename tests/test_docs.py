@@ -41,11 +41,11 @@ def test_readme_says_what_was_measured():
 
 
 def test_readme_says_how_far_a_small_batch_gets():
-    goal, small = read_report(ROOT / "docs/results/bench-face.json")["methods"]["E4T"]["steps"][10], read_report(ROOT / "docs/results/bench-face-batch-2.json")["methods"]
-    n, seconds = {}, {}
+    ten, small = read_report(ROOT / "docs/results/bench-face.json")["methods"]["E4T"]["steps"][10], read_report(ROOT / "docs/results/bench-face-batch-2.json")["methods"]
+    goal, n, seconds = sum(ten["each"][:6]) / 6, {}, {}  # of the same six people
     for method, found in small.items():
-        n[method], at = next((steps, at) for steps, at in found["steps"].items() if at["identity"]["mean"] >= goal["identity"]["mean"])
-        seconds[method] = round(at["seconds"]["mean"] / goal["seconds"]["mean"])
+        n[method], at = next((steps, at) for steps, at in found["steps"].items() if at["identity"]["mean"] >= goal)
+        seconds[method] = round(at["seconds"]["mean"] / ten["seconds"]["mean"])
     assert f"takes LoRA {n['LoRA']} steps and DreamBooth {n['DreamBooth']} to get as far" in " ".join((ROOT / "README.md").read_text().split())
     assert (seconds["LoRA"], seconds["DreamBooth"]) == (1, 3)  # "as long as E4T and three times as long"
 
