@@ -111,6 +111,12 @@ def test_links_resolve(path):
     assert all((path.parent / link).exists() for link in links), links
 
 
+@of_each
+def test_no_text_is_still_to_be_written(path):
+    text = "\n".join(source(cell) for cell in json.loads(path.read_text())["cells"])
+    assert not re.findall(r"\b(?:TODO|FIXME|[A-Z]{4,}\d\d)\b", text), "a mark stands where text was to come once the cell had run"
+
+
 def unlike(a, b):
     """How many pixels of either picture are more than 40 of 255 away from all that the other shows there, give or take a pixel."""
     a, b, count = a.convert("RGB"), b.convert("RGB"), 0
