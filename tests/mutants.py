@@ -46,7 +46,7 @@ MUTANTS = [
     Mutant("the mask forgotten", "model.py", 'error = error * data["mask"] /', 'error = 0 * data["mask"] + error #',
            "test_train.py::test_mask_takes_the_background_out_of_the_loss", "08"),
     Mutant("S* predicted only once", "sample.py", "if concept:\n                embedding", "if concept and conditional is None:\n                embedding",
-           "test_sample.py::test_s_is_predicted_again_at_every_step", "08"),
+           "test_sample.py::test_s_is_predicted_again_at_every_step", "11"),
 ]
 
 

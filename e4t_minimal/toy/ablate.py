@@ -39,7 +39,7 @@ VARIANTS = {
     "additive, L1": Variant("with a sparsity term", {"offsets": "additive", "weights": {"sparsity": 1.0}}, rates=ADDITIVE),
     "additive, cosine": Variant("with a term that keeps the weights' directions", {"offsets": "additive", "weights": {"cosine": 1.0}}, rates=ADDITIVE),
     "s = 0.01": Variant("the offset of S* scaled down", {"s": 0.01}),
-    "s = 1": Variant("and up", {"s": 1.0}),
+    "s = 1": Variant("the offset of S* scaled up", {"s": 1.0}),
     "1 block": Variant("the encoder sees the U-Net's mid block only", {"blocks": 1}),
     "2 blocks": Variant("mid block and the one before", {"blocks": 2}),
     "L2 0": Variant("no penalty on the length of s E in phase 2", how={"l2": 0.0}),
