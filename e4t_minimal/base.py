@@ -3,6 +3,7 @@
 The only file that knows which base model it is. Axis letters here and everywhere: B batch, C H W channels, height, width
 (small h, w for latents), N tokens of a picture, D width of a word, L layers, T tokens of a prompt.
 """
+
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ VISION = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # for bases that bring no visi
 @dataclass
 class Base:
     """The parts of a latent diffusion model, as diffusers and transformers built them, unmodified and frozen."""
+
     name: str
     tokenizer: object
     text_encoder: torch.nn.Module
@@ -48,20 +50,32 @@ class Base:
         try:
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise ValueError(f"The device {device!r} cannot be used here ({str(error).splitlines()[0][:120]}). Choose another of cpu, cuda, mps.") from None
+            raise ValueError(
+                f"The device {device!r} cannot be used here ({str(error).splitlines()[0][:120]}). Choose another of cpu, cuda, mps."
+            ) from None
         for part in (self.text_encoder, self.vae, self.unet, self.vision):
-            (part if part.device == torch.device(device) else part.to(device)).eval().requires_grad_(False)
+            (
+                part if part.device == torch.device(device) else part.to(device)
+            ).eval().requires_grad_(False)
         if resolution:
             down = 2 ** (len(self.vae.config.block_out_channels) - 1)
             step = down * 2 ** (len(self.unet.config.block_out_channels) - 1)
             if resolution < step or resolution % step:
-                raise ValueError(f"A resolution of {resolution} does not fit this base: give a multiple of {step}.")
+                raise ValueError(
+                    f"A resolution of {resolution} does not fit this base: give a multiple of {step}."
+                )
             self.unet.register_to_config(sample_size=resolution // down)
         return self
 
     def pixels(self, images: list[Image.Image]) -> torch.Tensor:
         """PIL pictures of any size and mode -> (B, 3, H, W) in [-1, 1], square: the middle is kept."""
-        return torch.stack([torch.from_numpy(np.array(square(x, self.resolution))) for x in images]).permute(0, 3, 1, 2).to(self.device, self.dtype) / 127.5 - 1
+        return (
+            torch.stack([torch.from_numpy(np.array(square(x, self.resolution))) for x in images])
+            .permute(0, 3, 1, 2)
+            .to(self.device, self.dtype)
+            / 127.5
+            - 1
+        )
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [-1, 1] -> scaled latents (B, C, h, w); the mean of the posterior, so that it is the same every time."""
@@ -76,14 +90,31 @@ class Base:
     def cls_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [-1, 1] -> the [CLS] tokens of every second layer of the vision tower, (B, L/2, the tower's width)."""
         p, size = self.preprocessor, self.vision.config.image_size
-        mean, std = (torch.tensor(v, device=pixels.device, dtype=pixels.dtype).view(3, 1, 1) for v in (p.image_mean, p.image_std))
-        x = pixels if pixels.shape[-1] == size else F.interpolate(pixels.float(), (size, size), mode="bicubic", antialias=True).to(pixels.dtype)
-        hidden = self.vision((x / 2 + 0.5 - mean) / std, output_hidden_states=True).hidden_states  # L + 1 of (B, 1 + N, width)
+        mean, std = (
+            torch.tensor(v, device=pixels.device, dtype=pixels.dtype).view(3, 1, 1)
+            for v in (p.image_mean, p.image_std)
+        )
+        x = (
+            pixels
+            if pixels.shape[-1] == size
+            else F.interpolate(pixels.float(), (size, size), mode="bicubic", antialias=True).to(
+                pixels.dtype
+            )
+        )
+        hidden = self.vision(
+            (x / 2 + 0.5 - mean) / std, output_hidden_states=True
+        ).hidden_states  # L + 1 of (B, 1 + N, width)
         return torch.stack([h[:, 0] for h in hidden[2::2]], dim=1)
 
-    def noisy(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def noisy(
+        self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(z_t, what the U-Net should predict) for timesteps t (B,): the noise, or v, as the base was trained."""
-        target = self.scheduler.get_velocity(latents, noise, t) if self.scheduler.config.prediction_type == "v_prediction" else noise
+        target = (
+            self.scheduler.get_velocity(latents, noise, t)
+            if self.scheduler.config.prediction_type == "v_prediction"
+            else noise
+        )
         return self.scheduler.add_noise(latents, noise, t), target
 
 
@@ -102,7 +133,9 @@ def transparency(image: Image.Image) -> Image.Image | None:
     alpha = image.convert("RGBA").getchannel("A")
     low, high = alpha.getextrema()
     if high < 128:
-        raise ValueError("The picture is transparent everywhere: there is nothing to learn. Give a picture that shows its subject.")
+        raise ValueError(
+            "The picture is transparent everywhere: there is nothing to learn. Give a picture that shows its subject."
+        )
     return alpha if low < 128 else None
 
 
@@ -133,7 +166,13 @@ def quiet():
 
 
 @quiet()
-def load_base(name: str | Path = "toy", vision: str = VISION, device: str = "cpu", dtype: torch.dtype = torch.float32, resolution: int | None = None) -> Base:
+def load_base(
+    name: str | Path = "toy",
+    vision: str = VISION,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    resolution: int | None = None,
+) -> Base:
     """A Stable Diffusion by name: "toy" (shipped with this project), a local diffusers folder, or a hub id.
 
     vision: hub id or folder of a transformers CLIP, used when the base brings no `image_encoder` of its own.
@@ -145,16 +184,37 @@ def load_base(name: str | Path = "toy", vision: str = VISION, device: str = "cpu
 
     path = path_of(name)
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(path, dtype=dtype, safety_checker=None, requires_safety_checker=False)
+        pipe = StableDiffusionPipeline.from_pretrained(
+            path, dtype=dtype, safety_checker=None, requires_safety_checker=False
+        )
     except Exception as error:
-        raise ValueError(f"No Stable Diffusion at {path!r} ({str(error).splitlines()[0][:200]}). "
-                         'Give "toy", a folder saved by diffusers, or the id of a model on the hub.') from error
+        raise ValueError(
+            f"No Stable Diffusion at {path!r} ({str(error).splitlines()[0][:200]}). "
+            'Give "toy", a folder saved by diffusers, or the id of a model on the hub.'
+        ) from error
     tower, preprocessor, where = pipe.image_encoder, pipe.feature_extractor, None
     if tower is None:
         where = vision
         try:
-            tower, preprocessor = CLIPVisionModelWithProjection.from_pretrained(vision, dtype=dtype), AutoImageProcessor.from_pretrained(vision)
+            tower, preprocessor = (
+                CLIPVisionModelWithProjection.from_pretrained(vision, dtype=dtype),
+                AutoImageProcessor.from_pretrained(vision),
+            )
         except OSError as error:
-            raise ValueError(f"{path!r} brings no image_encoder, and there is no CLIP at {vision!r}. Give `vision`, a folder or hub id of a CLIP.") from error
-    scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)  # latents are not pixels: some schedulers leave this to DDIM's default
-    return Base(str(name), pipe.tokenizer, pipe.text_encoder, pipe.vae, pipe.unet, scheduler, tower, preprocessor, where).frozen(device, resolution)
+            raise ValueError(
+                f"{path!r} brings no image_encoder, and there is no CLIP at {vision!r}. Give `vision`, a folder or hub id of a CLIP."
+            ) from error
+    scheduler = DDIMScheduler.from_config(
+        pipe.scheduler.config, clip_sample=False
+    )  # latents are not pixels: some schedulers leave this to DDIM's default
+    return Base(
+        str(name),
+        pipe.tokenizer,
+        pipe.text_encoder,
+        pipe.vae,
+        pipe.unet,
+        scheduler,
+        tower,
+        preprocessor,
+        where,
+    ).frozen(device, resolution)

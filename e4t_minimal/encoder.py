@@ -1,4 +1,5 @@
 """Picture and noisy latent -> how far S* lies from the class word."""
+
 from contextlib import contextmanager
 
 import torch
@@ -13,23 +14,48 @@ class Encoder(nn.Module):
     CLIP side as the paper says it: one linear per layer, average over the layers, LeakyReLU. How the two sides are joined is our
     choice: next to each other, through two more layers. The last layer starts at zero, so S* starts as the class word (our choice).
     """
+
     sees_noise = True  # it wants the U-Net's features of z_t
 
-    def __init__(self, vision_width: int, vision_layers: int, unet_width: int, word_width: int, width: int = 256, s: float = 0.1, blocks: int | None = None):
+    def __init__(
+        self,
+        vision_width: int,
+        vision_layers: int,
+        unet_width: int,
+        word_width: int,
+        width: int = 256,
+        s: float = 0.1,
+        blocks: int | None = None,
+    ):
         super().__init__()
-        self.config = dict(vision_width=vision_width, vision_layers=vision_layers, unet_width=unet_width, word_width=word_width, width=width, s=s, blocks=blocks)
+        self.config = dict(
+            vision_width=vision_width,
+            vision_layers=vision_layers,
+            unet_width=unet_width,
+            word_width=word_width,
+            width=width,
+            s=s,
+            blocks=blocks,
+        )
         self.s = s
-        self.levels = nn.ModuleList(nn.Sequential(nn.LayerNorm(vision_width), nn.Linear(vision_width, width)) for _ in range(vision_layers))
+        self.levels = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(vision_width), nn.Linear(vision_width, width))
+            for _ in range(vision_layers)
+        )
         self.features = nn.Sequential(nn.LayerNorm(unet_width), nn.Linear(unet_width, width))
         self.act = nn.LeakyReLU(0.2)
-        self.join = nn.Sequential(nn.Linear(2 * width, width), nn.LeakyReLU(0.2), nn.Linear(width, word_width))
+        self.join = nn.Sequential(
+            nn.Linear(2 * width, width), nn.LeakyReLU(0.2), nn.Linear(width, word_width)
+        )
         nn.init.zeros_(self.join[-1].weight)
         nn.init.zeros_(self.join[-1].bias)
 
     def forward(self, cls_tokens: torch.Tensor, unet_features: torch.Tensor) -> torch.Tensor:
         """cls_tokens (B, L/2, vision width), unet_features (B, at least unet width) -> s * E, the offset of the embedding (B, D)."""
-        unet_features = unet_features[:, -self.config["unet_width"]:]
-        levels = torch.stack([level(cls_tokens[:, i]) for i, level in enumerate(self.levels)])  # (L/2, B, width)
+        unet_features = unet_features[:, -self.config["unet_width"] :]
+        levels = torch.stack(
+            [level(cls_tokens[:, i]) for i, level in enumerate(self.levels)]
+        )  # (L/2, B, width)
         seen = self.act(levels.mean(0))
         return self.s * self.join(torch.cat([seen, self.act(self.features(unet_features))], dim=-1))
 
@@ -37,8 +63,15 @@ class Encoder(nn.Module):
     def for_base(cls, base: Base, blocks: int | None = None, **options) -> "Encoder":
         """blocks: how many of the U-Net's blocks it sees, from the mid block upwards (default: all)."""
         vision, widths = base.vision.config, feature_widths(base.unet)
-        seen = sum(widths[-(blocks or len(widths)):])
-        return cls(vision.hidden_size, vision.num_hidden_layers // 2, seen, base.text_encoder.config.hidden_size, blocks=blocks, **options)
+        seen = sum(widths[-(blocks or len(widths)) :])
+        return cls(
+            vision.hidden_size,
+            vision.num_hidden_layers // 2,
+            seen,
+            base.text_encoder.config.hidden_size,
+            blocks=blocks,
+            **options,
+        )
 
     @staticmethod
     def view(base: Base, pixels: torch.Tensor) -> torch.Tensor:
@@ -48,6 +81,7 @@ class Encoder(nn.Module):
 
 class ResNetEncoder(nn.Module):
     """Not E4T's, an alternative to measure: a ResNet-18 that starts from random weights and sees the picture alone."""
+
     sees_noise = False
 
     def __init__(self, word_width: int, s: float = 0.1):
@@ -55,7 +89,14 @@ class ResNetEncoder(nn.Module):
         from transformers import ResNetConfig, ResNetModel
 
         self.config, self.s = dict(word_width=word_width, s=s), s
-        self.body = ResNetModel(ResNetConfig(embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic"))
+        self.body = ResNetModel(
+            ResNetConfig(
+                embedding_size=64,
+                hidden_sizes=[64, 128, 256, 512],
+                depths=[2, 2, 2, 2],
+                layer_type="basic",
+            )
+        )
         self.out = nn.Linear(512, word_width)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -75,6 +116,7 @@ class ResNetEncoder(nn.Module):
 
 class Word(nn.Module):
     """No encoder at all: one learned vector, the same for every picture, noise and timestep. What Textual Inversion learns."""
+
     sees_noise = False
 
     def __init__(self, word_width: int):
@@ -109,7 +151,9 @@ def unet_features(unet):
     blocks = [*unet.down_blocks, unet.mid_block]
 
     def keep(module, args, output):
-        found.append((output[0] if isinstance(output, tuple) else output).mean(dim=(2, 3)))  # (B, C)
+        found.append(
+            (output[0] if isinstance(output, tuple) else output).mean(dim=(2, 3))
+        )  # (B, C)
 
     hooks = [block.register_forward_hook(keep) for block in blocks]
     try:
@@ -127,6 +171,7 @@ def feature_widths(unet) -> list[int]:
 @torch.no_grad()
 def encoder_half(unet, z_t: torch.Tensor, t: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
     """Features (B, unet width) of z_t (B, C, h, w) with text (B, T, D); the pass ends at the mid block, as nothing else is needed."""
+
     def stop(*_):
         raise _Done
 

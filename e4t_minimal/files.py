@@ -1,4 +1,5 @@
 """Files and folders that are whole or not there: written beside, then put in place."""
+
 import os
 import shutil
 import tempfile
@@ -11,7 +12,9 @@ def replacing(path: str | Path):
     """A name to write a file under that takes the place of `path` once it is whole. Two processes may write the same path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{os.getpid()}-{path.name}")  # in the same folder: only there is the last step a renaming, not a copy
+    new = path.with_name(
+        f".{os.getpid()}-{path.name}"
+    )  # in the same folder: only there is the last step a renaming, not a copy
     try:
         yield new
         new.replace(path)

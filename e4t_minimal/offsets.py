@@ -1,4 +1,5 @@
 """W <- W * (1 + Delta): what a whole domain changes in the model's attention, for Q, K and V of every attention layer."""
+
 import re
 
 import torch
@@ -32,7 +33,9 @@ class WeightOffset(nn.Module):
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         left, right = self.factors()
-        return (weight + weight * (left @ right.T)).to(weight.dtype)  # W (1 + Delta), but 1 + Delta would lose a small Delta in half precision
+        return (weight + weight * (left @ right.T)).to(
+            weight.dtype
+        )  # W (1 + Delta), but 1 + Delta would lose a small Delta in half precision
 
 
 class FoldedOffset(WeightOffset):
@@ -40,7 +43,9 @@ class FoldedOffset(WeightOffset):
 
     def __init__(self, left: torch.Tensor, right: torch.Tensor):
         nn.Module.__init__(self)
-        balance = ((right.norm(dim=0) + 1e-8) / (left.norm(dim=0) + 1e-8)).sqrt()  # both sides alike, so that one learning rate fits both
+        balance = (
+            (right.norm(dim=0) + 1e-8) / (left.norm(dim=0) + 1e-8)
+        ).sqrt()  # both sides alike, so that one learning rate fits both
         self.left, self.right = nn.Parameter(left * balance), nn.Parameter(right / balance)
 
     def factors(self):
@@ -69,27 +74,46 @@ OFFSETS = {"multiplicative": WeightOffset, "additive": AdditiveOffset}
 
 def attention_projections(unet) -> dict[str, nn.Linear]:
     """{name: linear} of the Q, K and V of every self- (attn1) and cross-attention (attn2) layer."""
-    return {name: module for name, module in unet.named_modules()
-            if isinstance(module, nn.Linear) and re.search(r"\.attn[12]\.to_[qkv]$", name)}
+    return {
+        name: module
+        for name, module in unet.named_modules()
+        if isinstance(module, nn.Linear) and re.search(r"\.attn[12]\.to_[qkv]$", name)
+    }
 
 
 def new_offsets(unet, kind: str = "multiplicative") -> dict[str, nn.Module]:
     """{name: offset} with Delta = 0 for every projection; kind: one of OFFSETS, or "none" for no offsets at all."""
     if kind not in ("none", *OFFSETS):
-        raise ValueError(f"There are no offsets of the kind {kind!r}; choose one of none, {', '.join(OFFSETS)}.")
-    return {} if kind == "none" else {name: OFFSETS[kind](*linear.weight.shape) for name, linear in attention_projections(unet).items()}
+        raise ValueError(
+            f"There are no offsets of the kind {kind!r}; choose one of none, {', '.join(OFFSETS)}."
+        )
+    return (
+        {}
+        if kind == "none"
+        else {
+            name: OFFSETS[kind](*linear.weight.shape)
+            for name, linear in attention_projections(unet).items()
+        }
+    )
 
 
 def add_offsets(unet, offsets: dict[str, nn.Module] | None = None) -> dict[str, nn.Module]:
     """Hang offsets on the U-Net's attention, by default the paper's, new. Returns {name: offset}.
 
     They stay in fp32 whatever the U-Net's dtype, as they are trained. Offsets that hang there already are taken off first."""
-    linears, offsets = attention_projections(unet), new_offsets(unet) if offsets is None else offsets
+    linears, offsets = (
+        attention_projections(unet),
+        new_offsets(unet) if offsets is None else offsets,
+    )
     if offsets and set(offsets) != set(linears):
-        raise ValueError(f"These offsets belong to another U-Net: {len(offsets)} names, of which {len(set(offsets) & set(linears))} are among this one's {len(linears)}.")
+        raise ValueError(
+            f"These offsets belong to another U-Net: {len(offsets)} names, of which {len(set(offsets) & set(linears))} are among this one's {len(linears)}."
+        )
     remove_offsets(unet)
     for name, offset in offsets.items():
-        parametrize.register_parametrization(linears[name], "weight", offset.to(linears[name].weight.device))
+        parametrize.register_parametrization(
+            linears[name], "weight", offset.to(linears[name].weight.device)
+        )
     return offsets
 
 
@@ -102,7 +126,12 @@ def remove_offsets(unet, merge: bool = False):
 
 def fold(offsets: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """Every offset in its smallest form, without loss; one that is not made of factors stays as it is."""
-    return {name: FoldedOffset(*(side.detach() for side in offset.factors())) if isinstance(offset, WeightOffset) else offset for name, offset in offsets.items()}
+    return {
+        name: FoldedOffset(*(side.detach() for side in offset.factors()))
+        if isinstance(offset, WeightOffset)
+        else offset
+        for name, offset in offsets.items()
+    }
 
 
 def unfold(tensors: dict[str, torch.Tensor]) -> dict[str, nn.Module]:

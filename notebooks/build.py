@@ -6,6 +6,7 @@
 A card has: title, difficulty (1-3), minutes, text, start (what the reader completes), check (prints "right", or "not yet" and why),
 hint, solution, why (one line after the solution) and, for the solutions notebook alone, setup (what the main notebook has defined by then).
 """
+
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -20,7 +21,9 @@ except ImportError:  # Python 3.10
     import tomli as tomllib
 
 HERE = Path(__file__).parent
-REPOSITORY = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))["project"]["urls"]["Repository"]  # the one place where it stands
+REPOSITORY = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))["project"]["urls"][
+    "Repository"
+]  # the one place where it stands
 MARK = "# NBVAL_CHECK_OUTPUT\n"
 
 
@@ -30,18 +33,27 @@ def cards(number: str) -> list[dict]:
 
 def face(i: int, card: dict) -> str:
     """The text of a card, hint and solution folded away."""
-    return (f"### Exercise {i} · {card['title']}\n{'★' * card['difficulty']}{'☆' * (3 - card['difficulty'])} · {card['minutes']} minutes\n\n{card['text'].strip()}\n\n"
-            f"<details><summary>Hint</summary>\n\n{card['hint'].strip()}\n\n</details>\n"
-            f"<details><summary>Solution</summary>\n\n```python\n{card['solution'].strip()}\n```\n{card['why'].strip()}\n\n</details>")
+    return (
+        f"### Exercise {i} · {card['title']}\n{'★' * card['difficulty']}{'☆' * (3 - card['difficulty'])} · {card['minutes']} minutes\n\n{card['text'].strip()}\n\n"
+        f"<details><summary>Hint</summary>\n\n{card['hint'].strip()}\n\n</details>\n"
+        f"<details><summary>Solution</summary>\n\n```python\n{card['solution'].strip()}\n```\n{card['why'].strip()}\n\n</details>"
+    )
 
 
 def cells_of(number: str) -> list:
     """The cells of the main notebook: card, place to work, check."""
-    out = [new_markdown_cell("## Exercises\n\nComplete the cell under a card, run it, then run the check below it.", metadata={"tags": ["exercise"]})]
+    out = [
+        new_markdown_cell(
+            "## Exercises\n\nComplete the cell under a card, run it, then run the check below it.",
+            metadata={"tags": ["exercise"]},
+        )
+    ]
     for i, card in enumerate(cards(number), 1):
-        out += [new_markdown_cell(face(i, card), metadata={"tags": ["exercise"]}),
-                new_code_cell(card["start"].strip(), metadata={"tags": ["exercise"]}),
-                new_code_cell(MARK + card["check"].strip(), metadata={"tags": ["exercise", "check"]})]
+        out += [
+            new_markdown_cell(face(i, card), metadata={"tags": ["exercise"]}),
+            new_code_cell(card["start"].strip(), metadata={"tags": ["exercise"]}),
+            new_code_cell(MARK + card["check"].strip(), metadata={"tags": ["exercise", "check"]}),
+        ]
     return out
 
 
@@ -50,11 +62,16 @@ def solutions_of(number: str, title: str) -> list:
     out = [new_markdown_cell(f"# Solutions · {title}\n\n{origin}")]
     for i, card in enumerate(cards(number), 1):
         check = new_code_cell(MARK + card["check"].strip(), metadata={"tags": ["check"]})
-        out += [new_markdown_cell(f"## Exercise {i} · {card['title']}\n\n{card['text'].strip()}"),
-                *([new_code_cell(card["setup"].strip())] if card.get("setup") else []),
-                new_code_cell(card["start"].strip()), check,  # a check that has nothing to find fault with checks nothing
-                new_markdown_cell("Solved:"), new_code_cell(card["solution"].strip()), deepcopy(check),
-                new_markdown_cell(card["why"].strip())]
+        out += [
+            new_markdown_cell(f"## Exercise {i} · {card['title']}\n\n{card['text'].strip()}"),
+            *([new_code_cell(card["setup"].strip())] if card.get("setup") else []),
+            new_code_cell(card["start"].strip()),
+            check,  # a check that has nothing to find fault with checks nothing
+            new_markdown_cell("Solved:"),
+            new_code_cell(card["solution"].strip()),
+            deepcopy(check),
+            new_markdown_cell(card["why"].strip()),
+        ]
     return out
 
 
@@ -71,7 +88,9 @@ if importlib.util.find_spec("e4t_minimal") is None:
     subprocess.run(["git", "clone", "--quiet", "--depth", "1", "{REPOSITORY}", "e4t-minimal"], check=True)
     subprocess.run([sys.executable, "e4t-minimal/notebooks/colab.py"], check=True)
     sys.path.insert(0, "e4t-minimal")"""
-    return new_markdown_cell(badge, metadata={"tags": ["setup"]}), new_code_cell(code, metadata={"tags": ["setup"]})
+    return new_markdown_cell(badge, metadata={"tags": ["setup"]}), new_code_cell(
+        code, metadata={"tags": ["setup"]}
+    )
 
 
 def build(path: Path) -> Path:
@@ -80,16 +99,20 @@ def build(path: Path) -> Path:
     old = {cell.source: cell for cell in book.cells}
     text = [cell for cell in book.cells if "setup" not in cell.metadata.get("tags", [])]
     mine = [i for i, cell in enumerate(text) if "exercise" in cell.metadata.get("tags", [])]
-    before, after = (text[:mine[0]], text[mine[-1] + 1:]) if mine else (text, [])
+    before, after = (text[: mine[0]], text[mine[-1] + 1 :]) if mine else (text, [])
     badge, setup = head_of(path)
     first = next(i for i, cell in enumerate(before) if cell.cell_type == "code")
     cells = [badge, *before[:first], setup, *before[first:], *cells_of(number), *after]
-    book.cells = [old.get(cell.source, cell) for cell in cells]  # an unchanged cell keeps its outputs
+    book.cells = [
+        old.get(cell.source, cell) for cell in cells
+    ]  # an unchanged cell keeps its outputs
     nbformat.write(book, path)
     target = HERE / "solutions" / f"{path.stem}_solutions.ipynb"
     target.parent.mkdir(exist_ok=True)
     solved = solutions_of(number, path.stem)
-    if not target.exists() or [c.source for c in nbformat.read(target, 4).cells] != [c.source for c in solved]:
+    if not target.exists() or [c.source for c in nbformat.read(target, 4).cells] != [
+        c.source for c in solved
+    ]:
         for i, cell in enumerate(solved):
             cell.id = f"solution-{i}"
         nbformat.write(new_notebook(cells=solved, metadata=book.metadata), target)
@@ -100,9 +123,18 @@ def execute(path: Path):
     """Restart the kernel, run all, save."""
     book = nbformat.read(path, 4)
     # no cell takes a minute; and now and then nbclient sees that a widget's cell is done only when the timeout is over
-    NotebookClient(book, timeout=180, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(
+        book,
+        timeout=180,
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    book.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}  # without "widgets", over which GitHub stumbles
+    book.metadata = {
+        "kernelspec": kernel,
+        "language_info": {"name": "python"},
+    }  # without "widgets", over which GitHub stumbles
     nbformat.write(book, path)
     print(f"{path.name}: {path.stat().st_size // 1024} KB")
 

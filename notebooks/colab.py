@@ -1,4 +1,5 @@
 """Installs what the notebooks need and this machine lacks, never torch: `python colab.py` in Colab, where much is there already."""
+
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +15,9 @@ except ImportError:  # Python 3.10
 
 def missing() -> list[str]:
     """The project's dependencies that are not installed in a version that will do."""
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))[
+        "project"
+    ]
     out = []
     for line in [*project["dependencies"], "ipywidgets>=7"]:
         needed = Requirement(line)

@@ -1,8 +1,9 @@
 """Draws the conceptual figures of the notebooks into `figures/`, each with its alternative text: `python notebooks/figures.py`.
 
-The text goes into the PNG itself (the standard field "Description"), where `e4t_minimal.plots.diagram` finds it. The same code gives the same bytes.
+The text goes into the PNG itself (the standard field "Description"), where `e4t_minimal.inspection.plots.diagram` finds it. The same code gives the same bytes.
 Colours: yellow is lit, blue is an aside; a thick frame is what E4T trains. None of it is told by colour alone.
 """
+
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -18,14 +19,19 @@ from PIL.PngImagePlugin import PngInfo
 
 FOLDER = Path(__file__).parent / "figures"
 LIT, PLAIN, ASIDE, INK = "#ffd866", "#f1f1f1", "#dbe9fb", "#222222"
-WIDTH, FIGURES = 880, {}  # points of the screen, two pixels each; name: (alternative text, height, number of colours, function that draws)
+WIDTH, FIGURES = (
+    880,
+    {},
+)  # points of the screen, two pixels each; name: (alternative text, height, number of colours, function that draws)
 
 
 def figure(name: str, height: int, alt: str = "", colors: int = 24):
     """Registers a function that draws on a Sheet. Its docstring is the alternative text, unless another is given."""
+
     def keep(draw):
         FIGURES[name] = (alt or " ".join(draw.__doc__.split()), height, colors, draw)
         return draw
+
     return keep
 
 
@@ -38,19 +44,54 @@ class Sheet:
         self.axis.axis("off")
 
     def write(self, x, y, text, size=12.0, **options):
-        self.axis.text(x, y, text, **{"ha": "center", "va": "center", "fontsize": size * 0.72, "color": INK, "linespacing": 1.25} | options)
+        self.axis.text(
+            x,
+            y,
+            text,
+            **{
+                "ha": "center",
+                "va": "center",
+                "fontsize": size * 0.72,
+                "color": INK,
+                "linespacing": 1.25,
+            }
+            | options,
+        )
 
     def box(self, x, y, w, h, text="", color=PLAIN, thick=False, size=12.0, round=7):
-        self.axis.add_patch(FancyBboxPatch((x - w / 2, y - h / 2), w, h, boxstyle=f"round,pad=0,rounding_size={round}", facecolor=color,
-                                           edgecolor="#b03a00" if thick else "#777777", linewidth=2.2 if thick else 0.8))
+        self.axis.add_patch(
+            FancyBboxPatch(
+                (x - w / 2, y - h / 2),
+                w,
+                h,
+                boxstyle=f"round,pad=0,rounding_size={round}",
+                facecolor=color,
+                edgecolor="#b03a00" if thick else "#777777",
+                linewidth=2.2 if thick else 0.8,
+            )
+        )
         self.write(x, y, text, size)
 
     def arrow(self, *points, text="", at=None, dashed=False, color="#555555"):
         """Through all the points (x, y), with its head at the last; `text` at `at`."""
         xs, ys = zip(*points)
         line = "--" if dashed else "-"
-        self.axis.plot(xs[:-1], ys[:-1], color=color, linewidth=1.1, linestyle=line, solid_joinstyle="miter")
-        self.axis.annotate("", points[-1], points[-2], arrowprops={"arrowstyle": "->", "color": color, "linewidth": 1.1, "linestyle": line, "shrinkA": 0, "shrinkB": 0})
+        self.axis.plot(
+            xs[:-1], ys[:-1], color=color, linewidth=1.1, linestyle=line, solid_joinstyle="miter"
+        )
+        self.axis.annotate(
+            "",
+            points[-1],
+            points[-2],
+            arrowprops={
+                "arrowstyle": "->",
+                "color": color,
+                "linewidth": 1.1,
+                "linestyle": line,
+                "shrinkA": 0,
+                "shrinkB": 0,
+            },
+        )
         if text:
             self.write(*at, text, 11)
 
@@ -59,20 +100,55 @@ class Sheet:
         values = np.atleast_2d(values)
         rows, columns = values.shape
         edge = {"edgecolors": "#888888", "linewidth": 0.4}
-        self.axis.pcolormesh(x + size * np.arange(columns + 1), y + size * np.arange(rows + 1), values, cmap=colors, vmin=-limit, vmax=limit, **edge)
+        self.axis.pcolormesh(
+            x + size * np.arange(columns + 1),
+            y + size * np.arange(rows + 1),
+            values,
+            cmap=colors,
+            vmin=-limit,
+            vmax=limit,
+            **edge,
+        )
 
 
 BOXES = {  # of the map: (x, y, width, height, what is written in it)
-    "picture": (71, 34, 132, 50, "one picture\nof the concept"), "noisy": (71, 134, 132, 50, "the drawing so far\n(noise at first)"),
-    "vision": (214, 34, 112, 50, "CLIP\nvision tower"), "features": (214, 134, 112, 50, "U-Net features"),
-    "encoder": (339, 84, 84, 50, "encoder"), "word": (443, 84, 72, 50, "S*\na word"), "text": (568, 84, 126, 50, "text encoder\n\"a photo of S*\""),
-    "unet": (717, 74, 120, 92, "U-Net\n\n\n"), "offsets": (717, 94, 100, 36, "weight offsets"), "result": (835, 84, 74, 50, "less\nnoise"),
+    "picture": (71, 34, 132, 50, "one picture\nof the concept"),
+    "noisy": (71, 134, 132, 50, "the drawing so far\n(noise at first)"),
+    "vision": (214, 34, 112, 50, "CLIP\nvision tower"),
+    "features": (214, 134, 112, 50, "U-Net features"),
+    "encoder": (339, 84, 84, 50, "encoder"),
+    "word": (443, 84, 72, 50, "S*\na word"),
+    "text": (568, 84, 126, 50, 'text encoder\n"a photo of S*"'),
+    "unet": (717, 74, 120, 92, "U-Net\n\n\n"),
+    "offsets": (717, 94, 100, 36, "weight offsets"),
+    "result": (835, 84, 74, 50, "less\nnoise"),
 }
-NAMES = {"picture": "picture", "noisy": "drawing so far", "vision": "CLIP vision tower", "features": "U-Net features", "encoder": "encoder", "word": "S*",
-         "text": "text encoder", "unet": "U-Net", "offsets": "weight offsets", "result": "less noise"}
-MAPS = {"00": NAMES, "01": ("picture",), "02": ("noisy", "text", "unet", "result"), "03": ("word", "text"), "04": ("vision", "features", "encoder", "word"),
-        "05": ("offsets",), "06": ("encoder", "word", "offsets"), "07": ("encoder", "offsets"), "08": ("picture", "encoder", "offsets"),
-        "09": ("picture", "result"), "10": NAMES, "11": NAMES}  # number of the notebook: the boxes that it is about
+NAMES = {
+    "picture": "picture",
+    "noisy": "drawing so far",
+    "vision": "CLIP vision tower",
+    "features": "U-Net features",
+    "encoder": "encoder",
+    "word": "S*",
+    "text": "text encoder",
+    "unet": "U-Net",
+    "offsets": "weight offsets",
+    "result": "less noise",
+}
+MAPS = {
+    "00": NAMES,
+    "01": ("picture",),
+    "02": ("noisy", "text", "unet", "result"),
+    "03": ("word", "text"),
+    "04": ("vision", "features", "encoder", "word"),
+    "05": ("offsets",),
+    "06": ("encoder", "word", "offsets"),
+    "07": ("encoder", "offsets"),
+    "08": ("picture", "encoder", "offsets"),
+    "09": ("picture", "result"),
+    "10": NAMES,
+    "11": NAMES,
+}  # number of the notebook: the boxes that it is about
 SYSTEM = """Map of the system, from left to right. One picture of the concept goes through the CLIP vision tower, the drawing so far gives U-Net features; from
     both, the encoder makes the word S*. S* enters the prompt of the text encoder. The U-Net, with weight offsets inside, reads the text and the drawing so far, and
     answers with less noise, which is the next drawing so far. Thick frames, where E4T trains: encoder and weight offsets. Lit: """
@@ -80,7 +156,14 @@ SYSTEM = """Map of the system, from left to right. One picture of the concept go
 
 def system_map(sheet: Sheet, lit):
     """The whole system, with the named boxes lit."""
-    for start, end in (("picture", "vision"), ("noisy", "features"), ("encoder", "word"), ("word", "text"), ("text", "unet"), ("unet", "result")):
+    for start, end in (
+        ("picture", "vision"),
+        ("noisy", "features"),
+        ("encoder", "word"),
+        ("word", "text"),
+        ("text", "unet"),
+        ("unet", "result"),
+    ):
         (x, y, w, *_), (to, _, width, *_) = BOXES[start], BOXES[end]
         y = 84 if start == "unet" else y
         sheet.arrow((x + w / 2, y), (to - width / 2, y))
@@ -94,7 +177,9 @@ def system_map(sheet: Sheet, lit):
 
 for number, lit in MAPS.items():
     words = "all boxes" if lit is NAMES else ", ".join(NAMES[name] for name in lit)
-    figure(f"map-{number}", 203, " ".join(f"{SYSTEM}{words}.".split()))(partial(system_map, lit=lit))
+    figure(f"map-{number}", 203, " ".join(f"{SYSTEM}{words}.".split()))(
+        partial(system_map, lit=lit)
+    )
 
 
 @figure("sampling-02", 232)
@@ -103,17 +188,36 @@ def sampling(sheet):
     once with the prompt, giving v_prompt. Guidance combines them: v = v_empty + g (v_prompt - v_empty). The DDIM rule uses v to mix picture and noise again with
     a little less noise. That goes back to z_t, 20 times; then the autoencoder unpacks the latents into a picture."""
     sheet.box(75, 104, 124, 76, "latents $z_t$\nand timestep t\n(at first: noise)")
-    for y, name, prompt in ((36, "empty", "with the empty prompt"), (172, "prompt", "with your prompt")):
+    for y, name, prompt in (
+        (36, "empty", "with the empty prompt"),
+        (172, "prompt", "with your prompt"),
+    ):
         sheet.arrow((137, 104), (165, 104), (165, y), (190, y))
         sheet.box(275, y, 170, 56, f"U-Net\n{prompt}")
-        sheet.arrow((360, y), (446, y), (446, 76 if y < 104 else 132), text=f"$v_{{\\mathrm{{{name}}}}}$", at=(402, y - 14))
+        sheet.arrow(
+            (360, y),
+            (446, y),
+            (446, 76 if y < 104 else 132),
+            text=f"$v_{{\\mathrm{{{name}}}}}$",
+            at=(402, y - 14),
+        )
     sheet.write(275, 104, "the same network,\nasked twice", 11, color="#444444")
-    sheet.box(479, 104, 170, 56, "guidance\n$v_{\\mathrm{empty}} + g\\,(v_{\\mathrm{prompt}} - v_{\\mathrm{empty}})$", LIT, size=11.5)
+    sheet.box(
+        479,
+        104,
+        170,
+        56,
+        "guidance\n$v_{\\mathrm{empty}} + g\\,(v_{\\mathrm{prompt}} - v_{\\mathrm{empty}})$",
+        LIT,
+        size=11.5,
+    )
     sheet.arrow((564, 104), (592, 104), text="$v$", at=(577, 92))
     sheet.box(660, 104, 136, 76, "DDIM rule:\nmix again with a\nlittle less noise", LIT)
     sheet.arrow((728, 104), (770, 104), text="last\nstep", at=(748, 82))
     sheet.box(820, 104, 100, 76, "autoencoder:\nlatents to\npicture")
-    sheet.arrow((660, 142), (660, 222), (75, 222), (75, 142), text="next step: 20 in all", at=(580, 211))
+    sheet.arrow(
+        (660, 142), (660, 222), (75, 222), (75, 142), text="next step: 20 in all", at=(580, 211)
+    )
 
 
 def row(seed: int, count: int = 8) -> np.ndarray:
@@ -125,7 +229,13 @@ def word(sheet):
     """How S* enters a prompt. The prompt 'a photo of S*' is cut into the tokens start, a, photo, of, S*, end. Each token's row is looked up in the table of
     embeddings; in the place of S* a vector from outside is put instead, D numbers wide as all rows. Only then comes the text encoder, where each row looks at
     itself and at those before it, S* as any other word. Out comes one row of D numbers per token, which the U-Net reads in its cross-attention."""
-    for y, text in ((32, "tokens"), (102, "their rows in\nthe table"), (192, "text encoder"), (256, "what it says,\n(T, D)"), (302, "next")):
+    for y, text in (
+        (32, "tokens"),
+        (102, "their rows in\nthe table"),
+        (192, "text encoder"),
+        (256, "what it says,\n(T, D)"),
+        (302, "next"),
+    ):
         sheet.write(20, y, text, 12, ha="left", weight="bold")
     for i, token in enumerate(("start", "a", "photo", "of", "S*", "end")):
         x, here = 176 + 88 * i, token == "S*"
@@ -140,7 +250,9 @@ def word(sheet):
     sheet.axis.plot([528, 528], [48, 62], color="#555555", linewidth=1.1)
     sheet.write(528, 68, "×", 22, weight="bold")
     sheet.box(775, 70, 170, 58, "a vector of our choice,\nD numbers", LIT)
-    sheet.box(396, 192, 530, 48, "each row looks at itself and at those before it,\nS* as any other word")
+    sheet.box(
+        396, 192, 530, 48, "each row looks at itself and at those before it,\nS* as any other word"
+    )
     sheet.write(396, 302, "all T rows go to the U-Net, which reads them in its cross-attention")
 
 
@@ -182,7 +294,7 @@ def encoder(sheet):
     sheet.box(790, 184, 60, 44, "times\ns = 0.1")
     sheet.arrow((790, 206), (790, 236))
     sheet.box(790, 254, 36, 36, "+", size=18)
-    sheet.box(657, 254, 140, 44, "embedding of the\nclass word, \"face\"")
+    sheet.box(657, 254, 140, 44, 'embedding of the\nclass word, "face"')
     sheet.arrow((727, 254), (772, 254))
     sheet.arrow((790, 272), (790, 299))
     sheet.box(790, 320, 130, 40, "embedding of S*", LIT)
@@ -191,10 +303,21 @@ def encoder(sheet):
 def example() -> tuple[np.ndarray, ...]:
     """A small weight offset, computed: constant, x (n), y (m), Delta (n, m), left (n, 3), right (m, 3)."""
     random = np.random.RandomState(4)
-    constant, x, y, A, a, B, b = (random.randn(*shape) for shape in ((4, 1), (6,), (9,), (6, 6), (6,), (9, 9), (9,)))
-    A, B = A / 6 ** 0.5, B / 9 ** 0.5
-    delta = (A @ np.outer(x, y) + a[:, None]) @ B.T + b  # a linear layer over every column, then one over every row
-    return constant, x, y, delta, np.stack([A @ x, a, np.ones(6)], 1), np.stack([B @ y, B.sum(1), b], 1)
+    constant, x, y, A, a, B, b = (
+        random.randn(*shape) for shape in ((4, 1), (6,), (9,), (6, 6), (6,), (9, 9), (9,))
+    )
+    A, B = A / 6**0.5, B / 9**0.5
+    delta = (
+        A @ np.outer(x, y) + a[:, None]
+    ) @ B.T + b  # a linear layer over every column, then one over every row
+    return (
+        constant,
+        x,
+        y,
+        delta,
+        np.stack([A @ x, a, np.ones(6)], 1),
+        np.stack([B @ y, B.sum(1), b], 1),
+    )
 
 
 @figure("offsets-05", 246, colors=64)
@@ -227,7 +350,9 @@ def offsets(sheet):
     sheet.cells(653, 53, delta, s, limit=3)
     sheet.write(703, 36, "$\\Delta$ (n, m)", 12)
     sheet.arrow((721, 123), (721, 187))
-    sheet.write(575, 191, "$W \\cdot (1 + \\Delta)$,\nelement by element", 12, ha="right", weight="bold")
+    sheet.write(
+        575, 191, "$W \\cdot (1 + \\Delta)$,\nelement by element", 12, ha="right", weight="bold"
+    )
     sheet.cells(597, 158, weight, s, limit=3)
     sheet.write(646, 234, "W, frozen", 11)
     sheet.arrow((702, 191), (740, 191))
@@ -242,7 +367,7 @@ def folded(sheet):
     *_, delta, left, right = example()
     sheet.write(16, 66, "folded:\n3 (n + m) numbers", ha="left", weight="bold")
     for i, text in enumerate(("A x", "a", "1")):
-        sheet.cells(196 + 32 * i, 20, left[:, i:i + 1], 16, limit=3)
+        sheet.cells(196 + 32 * i, 20, left[:, i : i + 1], 16, limit=3)
         sheet.write(204 + 32 * i, 130, text)
     sheet.write(236, 9, "left (n, 3)", 11)
     sheet.write(306, 68, "×", 18)
@@ -260,7 +385,10 @@ def folded(sheet):
 def pull(sheet):
     """Two panels with the same points: zero, the class word face with other words around it, and S* far from all of them, at the end of the offset s E. Left: a penalty
     on the offset s E alone pulls S* back to the class word. Right: a penalty on the whole vector v* pulls S* to zero, away from all words."""
-    for left, title, target in ((20, "penalty on the offset, s E", "face"), (460, "penalty on v* whole", "zero")):
+    for left, title, target in (
+        (20, "penalty on the offset, s E", "face"),
+        (460, "penalty on v* whole", "zero"),
+    ):
         sheet.box(left + 200, 125, 400, 236, color="#ffffff")
         zero, face, star = (left + 60, 205), (left + 215, 95), (left + 340, 160)
         sheet.write(left + 200, 27, title, 13, weight="bold")
@@ -302,7 +430,7 @@ def training(sheet):
     sheet.arrow((135, 142), (205, 142), (205, 88), (280, 88), text="U-Net features", at=(256, 112))
     sheet.box(330, 79, 96, 56, "encoder", LIT, True)
     sheet.arrow((378, 79), (420, 79), text="s E", at=(397, 66))
-    sheet.box(495, 79, 146, 56, "S* = face + s E\n\"a photo of S* …\"")
+    sheet.box(495, 79, 146, 56, 'S* = face + s E\n"a photo of S* …"')
     sheet.arrow((568, 79), (600, 79))
     sheet.box(660, 79, 116, 56, "text encoder")
     sheet.arrow((660, 107), (660, 128))
@@ -311,7 +439,14 @@ def training(sheet):
     sheet.arrow((135, 158), (588, 158))
     sheet.arrow((660, 218), (660, 244), text="$v$", at=(672, 230))
     sheet.box(540, 270, 380, 48, "loss = mean of ($v$ − truth)$^2$ + 0.01 · mean of |s E|$^2$")
-    sheet.arrow((135, 240), (240, 240), (240, 264), (348, 264), text="truth: the $v$ of $z_0$ and noise", at=(235, 225))
+    sheet.arrow(
+        (135, 240),
+        (240, 240),
+        (240, 264),
+        (348, 264),
+        text="truth: the $v$ of $z_0$ and noise",
+        at=(235, 225),
+    )
     blue = {"dashed": True, "color": "#1d4ed8"}
     sheet.arrow((732, 270), (800, 270), (800, 191), (718, 191), **blue)
     sheet.arrow((348, 280), (330, 280), (330, 109), **blue)
@@ -326,14 +461,20 @@ def phases(sheet):
     once for the domain. Phase 2, personalization: one picture under 16 noises a step, on 16 backgrounds; the caption 'a photo of S*'; timesteps from 300 up; diffusion
     loss inside the mask, plus 0.1 times the squared length of s E, plus 3 times the change outside the mask; encoder and folded weight offsets learn, from what
     phase 1 has learned, in 5 to 15 steps for each new picture. Marked as our choice: the scene in captions, the backgrounds, the high timesteps, the change outside."""
-    rows = (("pictures", "many people of one domain", "ONE picture, 16 noises a step, on 16 backgrounds*"),
-            ("captions", "\"a photo of S* on the beach\": with the scene*", "\"a photo of S*\""),
-            ("timesteps t", "all, 0 to 999", "high noise only, 300 to 999*"),
-            ("diffusion loss", "over the whole picture", "inside the mask"),
-            ("added to it", "0.01 · |s E|$^2$", "0.1 · |s E|$^2$  and  3 · change outside the mask*"),
-            ("what learns", "encoder and weight offsets", "encoder and folded weight offsets"),
-            ("starts from", "S* = \"face\", $\\Delta$ = 0", "what phase 1 has learned"),
-            ("steps", "many, once for the domain", "5 to 15, for each new picture"))
+    rows = (
+        (
+            "pictures",
+            "many people of one domain",
+            "ONE picture, 16 noises a step, on 16 backgrounds*",
+        ),
+        ("captions", '"a photo of S* on the beach": with the scene*', '"a photo of S*"'),
+        ("timesteps t", "all, 0 to 999", "high noise only, 300 to 999*"),
+        ("diffusion loss", "over the whole picture", "inside the mask"),
+        ("added to it", "0.01 · |s E|$^2$", "0.1 · |s E|$^2$  and  3 · change outside the mask*"),
+        ("what learns", "encoder and weight offsets", "encoder and folded weight offsets"),
+        ("starts from", 'S* = "face", $\\Delta$ = 0', "what phase 1 has learned"),
+        ("steps", "many, once for the domain", "5 to 15, for each new picture"),
+    )
     for x, title in ((317, "Phase 1: domain pretraining"), (689, "Phase 2: personalization")):
         sheet.box(x, 22, 346, 36, title, LIT, size=14)
     sheet.arrow((490, 22), (516, 22))
@@ -342,7 +483,14 @@ def phases(sheet):
         sheet.write(130, y, name, 12, ha="right", weight="bold")
         for x, text in ((317, first), (689, second)):
             sheet.box(x, y, 346, 28, text, "#ffffff", round=4)
-    sheet.write(144, 322, "* our choice; backgrounds and the change outside only where there is a mask. All else is frozen in both.", 11, ha="left", color="#444444")
+    sheet.write(
+        144,
+        322,
+        "* our choice; backgrounds and the change outside only where there is a mask. All else is frozen in both.",
+        11,
+        ha="left",
+        color="#444444",
+    )
 
 
 def render(name: str) -> Image.Image:
@@ -353,7 +501,11 @@ def render(name: str) -> Image.Image:
         draw(sheet)
         canvas = FigureCanvasAgg(sheet.figure)
         canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(colors, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    return (
+        Image.fromarray(np.asarray(canvas.buffer_rgba()))
+        .convert("RGB")
+        .quantize(colors, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    )
 
 
 def png(name: str) -> bytes:

@@ -28,7 +28,9 @@ def faces():
 
 @pytest.fixture
 def data(model, faces):
-    return prepare(model, [image for image, _, _ in faces], ["a photo of S* on a white background"] * 4)
+    return prepare(
+        model, [image for image, _, _ in faces], ["a photo of S* on a white background"] * 4
+    )
 
 
 @pytest.fixture

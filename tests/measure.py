@@ -1,7 +1,8 @@
 """Measured peak memory of a personalization, as the operating system counts it: what `e4t plan` predicts. Run as a process of its own.
 
-    python tests/measure.py BASE RESOLUTION BATCH MICRO CHECKPOINTING [PHASE]     BASE: "toy", or n for Stable Diffusion 1.5 at 1/n of its width
+python tests/measure.py BASE RESOLUTION BATCH MICRO CHECKPOINTING [PHASE]     BASE: "toy", or n for Stable Diffusion 1.5 at 1/n of its width
 """
+
 import gc
 import json
 import sys
@@ -9,16 +10,24 @@ from pathlib import Path
 
 from PIL import Image
 
-from e4t_minimal.architectures import build, narrow, read_architecture
+from e4t_minimal.scaling.architectures import build, narrow, read_architecture
 from e4t_minimal.base import load_base
 from e4t_minimal.model import E4T
 from e4t_minimal.train import personalize, prepare, pretrain
 
-SMALLEST = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}  # what is freed goes back to the system
+SMALLEST = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_ARENA_MAX": "1",
+}  # what is freed goes back to the system
 
 
 def megabytes(field: str) -> float:
-    return next(int(line.split()[1]) / 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return next(
+        int(line.split()[1]) / 1024
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(field)
+    )
 
 
 def work(base, batch, micro, phase="personalize", steps=2):
@@ -26,7 +35,13 @@ def work(base, batch, micro, phase="personalize", steps=2):
     if phase == "personalize":
         steps = personalize(model, image, steps=steps, batch=batch, micro=micro)
     else:
-        steps = pretrain(model, prepare(model, [image] * (micro or batch), ["a photo of S*"] * (micro or batch)), steps=steps, batch=batch, micro=micro)
+        steps = pretrain(
+            model,
+            prepare(model, [image] * (micro or batch), ["a photo of S*"] * (micro or batch)),
+            steps=steps,
+            batch=batch,
+            micro=micro,
+        )
     for _ in steps:
         pass
     model.detach()
@@ -39,7 +54,11 @@ if __name__ == "__main__":
     gc.collect()
     before = megabytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
-    base = load_base("toy") if which == "toy" else build(narrow(read_architecture("sd15"), int(which)), resolution=resolution)
+    base = (
+        load_base("toy")
+        if which == "toy"
+        else build(narrow(read_architecture("sd15"), int(which)), resolution=resolution)
+    )
     if checkpointing:
         base.unet.enable_gradient_checkpointing()
     work(base, batch, micro or None, *sys.argv[6:])

@@ -7,27 +7,56 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import e4t_minimal.cli as cli
+import e4t_minimal.cli.app as cli
 from e4t_minimal import DATA
 from e4t_minimal.base import transparency
 
 
 def e4t(*arguments, cwd):
-    return subprocess.run([Path(sys.executable).with_name("e4t"), *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+    return subprocess.run(
+        [Path(sys.executable).with_name("e4t"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+    )
 
 
 def test_personalize_then_sample(portrait, tmp_path):
-    done = e4t("personalize", portrait, "--prompt", "a photo of S* on the beach", "--steps", 2, "--out", tmp_path / "me", cwd=tmp_path)
+    done = e4t(
+        "personalize",
+        portrait,
+        "--prompt",
+        "a photo of S* on the beach",
+        "--steps",
+        2,
+        "--out",
+        tmp_path / "me",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert Image.open(tmp_path / "me/pictures/00-a-photo-of-S-on-the-beach.png").size == (64, 64)
-    done = e4t("sample", tmp_path / "me", "--prompt", "pixel art of S*", "--prompt", "a photo of S*", "--steps", 3, "--out", tmp_path / "drawn", cwd=tmp_path)
+    done = e4t(
+        "sample",
+        tmp_path / "me",
+        "--prompt",
+        "pixel art of S*",
+        "--prompt",
+        "a photo of S*",
+        "--steps",
+        3,
+        "--out",
+        tmp_path / "drawn",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert len(os.listdir(tmp_path / "drawn")) == 2
 
 
 def test_what_was_done_to_a_photo_is_said(tmp_path):
     Image.new("RGB", (90, 50), "pink").save(tmp_path / "wide.png")
-    done = e4t("personalize", tmp_path / "wide.png", "--steps", 0, "--out", tmp_path / "me", cwd=tmp_path)
+    done = e4t(
+        "personalize", tmp_path / "wide.png", "--steps", 0, "--out", tmp_path / "me", cwd=tmp_path
+    )
     assert done.returncode == 0 and "90 x 50 is not square: the middle was kept" in done.stdout
 
 
@@ -39,10 +68,19 @@ def test_a_mask_file_is_what_the_loss_looks_at(portrait, tmp_path, monkeypatch):
     Image.open(portrait).getchannel("A").save(tmp_path / "mask.png")
     Image.open(portrait).convert("RGB").save(tmp_path / "photo.png")
     seen = {}
-    monkeypatch.setattr(cli, "tune", lambda model, picture, *_, mask, **how: seen.update(picture=picture, mask=mask) or setattr(model, "picture", picture))
+    monkeypatch.setattr(
+        cli,
+        "tune",
+        lambda model, picture, *_, mask, **how: (
+            seen.update(picture=picture, mask=mask) or setattr(model, "picture", picture)
+        ),
+    )
     monkeypatch.setattr("e4t_minimal.sample.sample", lambda *_, **how: [])
     cli.personalize(tmp_path / "photo.png", mask=tmp_path / "mask.png", out=tmp_path / "me")
-    assert seen["picture"].mode == "RGB" and seen["mask"].tobytes() == Image.open(tmp_path / "mask.png").tobytes()
+    assert (
+        seen["picture"].mode == "RGB"
+        and seen["mask"].tobytes() == Image.open(tmp_path / "mask.png").tobytes()
+    )
 
 
 def test_nothing_to_see(refused, tmp_path):
@@ -53,6 +91,7 @@ def test_nothing_to_see(refused, tmp_path):
 @pytest.fixture
 def refused(tmp_path):
     """Runs a command in an empty folder and requires: one sentence, status 2, no traceback, nothing written."""
+
     def run(*arguments):
         inside = tmp_path / "empty"
         inside.mkdir()
@@ -60,6 +99,7 @@ def refused(tmp_path):
         assert done.returncode == 2 and os.listdir(inside) == []
         assert done.stderr.startswith("e4t: ") and done.stderr.count("\n") == 1, done.stderr
         return done.stderr
+
     return run
 
 
@@ -78,15 +118,21 @@ def test_truncated_picture(refused, portrait, tmp_path):
 
 
 def test_prompt_without_s(refused, portrait):
-    assert "does not mention S*" in refused("personalize", portrait, "--prompt", "a photo of a face")
+    assert "does not mention S*" in refused(
+        "personalize", portrait, "--prompt", "a photo of a face"
+    )
 
 
 def test_prompt_cut_before_s(refused, portrait):
-    assert "too long" in refused("personalize", portrait, "--prompt", "a face on the beach " * 10 + "S*")
+    assert "too long" in refused(
+        "personalize", portrait, "--prompt", "a face on the beach " * 10 + "S*"
+    )
 
 
 def test_missing_weights(refused, portrait, tmp_path):
-    assert "not an E4T folder" in refused("personalize", portrait, "--weights", tmp_path / "nothing")
+    assert "not an E4T folder" in refused(
+        "personalize", portrait, "--weights", tmp_path / "nothing"
+    )
 
 
 def test_missing_base(refused, portrait, tmp_path):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from e4t_minimal import DATA
-from e4t_minimal.convert import export, fixed, fixed_word, import_public, merged
+from e4t_minimal.scaling.convert import export, fixed, fixed_word, import_public, merged
 from e4t_minimal.model import E4T
 from e4t_minimal.offsets import attention_projections
 from e4t_minimal.sample import sample, start_noise
@@ -33,11 +33,20 @@ class Theirs(nn.Module):
 @pytest.fixture
 def checkpoint(base, tmp_path):
     torch.manual_seed(0)
-    theirs = {name: Theirs(*linear.weight.shape) for name, linear in attention_projections(base.unet).items()}
-    tensors = {f"{name.replace('.to_', '.wo_')}.{k}": v.detach() for name, one in theirs.items() for k, v in one.state_dict().items()}
+    theirs = {
+        name: Theirs(*linear.weight.shape)
+        for name, linear in attention_projections(base.unet).items()
+    }
+    tensors = {
+        f"{name.replace('.to_', '.wo_')}.{k}": v.detach()
+        for name, one in theirs.items()
+        for k, v in one.state_dict().items()
+    }
     torch.save(tensors, tmp_path / "weight_offsets.pt")
     torch.save({"final_linear.weight": torch.zeros(2, 2)}, tmp_path / "encoder.pt")
-    (tmp_path / "config.json").write_text(json.dumps({"domain_class_token": "face", "placeholder_token": "*s"}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"domain_class_token": "face", "placeholder_token": "*s"})
+    )
     return tmp_path, theirs, tensors
 
 
@@ -48,7 +57,9 @@ def test_public_offsets_fold_without_loss(base, checkpoint):
         assert model.placeholder.class_word == "face" and len(model.offsets) == len(theirs)
         for name, one in theirs.items():
             delta = one()
-            assert delta.abs().max() > 0.1 and torch.allclose(model.offsets[name].delta(), delta, atol=1e-5)
+            assert delta.abs().max() > 0.1 and torch.allclose(
+                model.offsets[name].delta(), delta, atol=1e-5
+            )
         assert any("encoder.pt is not imported" in note for note in notes)
     finally:
         model.detach()
@@ -64,7 +75,10 @@ def test_what_is_not_such_a_checkpoint_is_refused(base, checkpoint, tmp_path):
     torch.save({"wo.weight": torch.zeros(1)}, folder / "weight_offsets.pt")
     with pytest.raises(ValueError, match="is no weight offset"):
         import_public(folder, base)
-    torch.save({k.replace("down_blocks.0", "down_blocks.7"): v for k, v in tensors.items()}, folder / "weight_offsets.pt")
+    torch.save(
+        {k.replace("down_blocks.0", "down_blocks.7"): v for k, v in tensors.items()},
+        folder / "weight_offsets.pt",
+    )
     with pytest.raises(ValueError, match="another U-Net"):
         import_public(folder, base)
     (folder / "config.json").unlink()
@@ -80,24 +94,40 @@ def test_an_exported_concept_draws_the_same_in_stock_diffusers(base, faces, tmp_
     model.picture = faces[0][0]
     weights = merged(model)
     export(model, tmp_path / "out")
-    assert sorted(os.listdir(tmp_path / "out")) == ["README.md", "attention.safetensors", "embedding.safetensors"]
+    assert sorted(os.listdir(tmp_path / "out")) == [
+        "README.md",
+        "attention.safetensors",
+        "embedding.safetensors",
+    ]
     with fixed(model, faces[0][0]):
         ours = sample(model, "a photo of S* on the beach", faces[0][0], steps=5, seed=2)[0]
     anew = sample(model, "a photo of S* on the beach", faces[0][0], steps=5, seed=2)[0]
     assert ours.tobytes() != anew.tobytes()  # and outside it is predicted at every step, as before
     model.detach()
 
-    pipe = StableDiffusionPipeline.from_pretrained(DATA / "toy-sd")  # from here on, what the card says
+    pipe = StableDiffusionPipeline.from_pretrained(
+        DATA / "toy-sd"
+    )  # from here on, what the card says
     pipe.set_progress_bar_config(disable=True)
-    draw = lambda: pipe("a photo of S* on the beach", num_inference_steps=5, guidance_scale=4.0, latents=start_noise(base, 1, seed=2)).images[0]  # noqa: E731
+    draw = lambda: pipe(
+        "a photo of S* on the beach",
+        num_inference_steps=5,
+        guidance_scale=4.0,
+        latents=start_noise(base, 1, seed=2),
+    ).images[0]  # noqa: E731
     before = draw()
     pipe.load_textual_inversion(str(tmp_path / "out/embedding.safetensors"), token="S*")
     with_word = draw()
-    missing = pipe.unet.load_state_dict(load_file(tmp_path / "out/attention.safetensors"), strict=False)
+    missing = pipe.unet.load_state_dict(
+        load_file(tmp_path / "out/attention.safetensors"), strict=False
+    )
     assert missing.unexpected_keys == [] and len(weights) == len(model.offsets) == 42
     theirs = draw()
     far = lambda a, b: np.abs(np.asarray(a, int) - np.asarray(b, int))  # noqa: E731
-    assert far(ours, theirs).max() <= 2 < far(ours, with_word).max() and far(with_word, before).mean() > 1
+    assert (
+        far(ours, theirs).max() <= 2 < far(ours, with_word).max()
+        and far(with_word, before).mean() > 1
+    )
     with pytest.raises(ValueError, match="nothing was written"):
         export(model, tmp_path / "out", faces[0][0])
 
@@ -106,7 +136,10 @@ def test_the_exported_word_is_a_mean_of_predictions(base, faces):
     model = E4T.from_pretrained(DATA / "e4t-face", base)
     one, many = fixed_word(model, faces[0][0], looks=1), fixed_word(model, faces[0][0], looks=16)
     other = fixed_word(model, faces[1][0], looks=16)
-    assert one.shape == (base.text_encoder.config.hidden_size,) and 0 < (one - many).norm() < (many - other).norm()
+    assert (
+        one.shape == (base.text_encoder.config.hidden_size,)
+        and 0 < (one - many).norm() < (many - other).norm()
+    )
     with pytest.raises(ValueError, match="no picture"):
         fixed_word(model)
     model.detach()

@@ -7,7 +7,15 @@ from PIL import Image
 
 import e4t_minimal
 from e4t_minimal import DATA
-from e4t_minimal.evaluate import PROMPTS, Judge, diversity, evaluate, identity_score, interval, prompt_score
+from e4t_minimal.evaluation.scores import (
+    PROMPTS,
+    Judge,
+    diversity,
+    evaluate,
+    identity_score,
+    interval,
+    prompt_score,
+)
 from e4t_minimal.world import DOMAINS, Identity, Scene, draw, identity
 
 PACKAGE = Path(e4t_minimal.__file__).parent
@@ -31,7 +39,21 @@ def reaches(name, seen=()):
     return found.union(*(reaches(other, (*seen, name)) for other in found & ours - {*seen, name}))
 
 
-@pytest.mark.parametrize("module", ["model", "train", "sample", "encoder", "offsets", "regularizers", "clip", "vae", "unet", "e4t"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "model",
+        "train",
+        "sample",
+        "encoder",
+        "offsets",
+        "regularizers",
+        "clip",
+        "vae",
+        "unet",
+        "e4t",
+    ],
+)
 def test_nothing_that_trains_knows_the_judge(module):
     assert not reaches(module) & {"evaluate", "judge", "Judge"}
     assert "evaluate" in reaches("judge")  # the check itself can see an import
@@ -40,19 +62,42 @@ def test_nothing_that_trains_knows_the_judge(module):
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_judge_reads_drawn_held_out_pictures(domain):
     judge, people = Judge.from_pretrained(), [identity(domain, "held-out", i) for i in range(64)]
-    readings = judge.read([draw(one, Scene("beach" if i % 2 else "pink"))[0] for i, one in enumerate(people)])
+    readings = judge.read(
+        [draw(one, Scene("beach" if i % 2 else "pink"))[0] for i, one in enumerate(people)]
+    )
     assert np.mean([identity_score(r, one) for r, one in zip(readings, people)]) >= 0.9
     assert np.mean([r["domain"] == domain for r in readings]) >= 0.95
-    assert np.mean([prompt_score(r, {"background": "beach" if i % 2 else "pink"}) for i, r in enumerate(readings)]) >= 0.9
+    assert (
+        np.mean(
+            [
+                prompt_score(r, {"background": "beach" if i % 2 else "pink"})
+                for i, r in enumerate(readings)
+            ]
+        )
+        >= 0.9
+    )
     strangers = people[1:] + people[:1]
     assert np.mean([identity_score(r, one) for r, one in zip(readings, strangers)]) < 0.6
 
 
 def test_scores_count_what_is_visible():
-    bald = Identity("critter", dict(body="dome", body_color="red", top="none", top_color="blue", eyes="one"))
-    reading = {"critter.body": "dome", "critter.body_color": "red", "critter.top": "fin", "critter.top_color": "pink", "critter.eyes": "one"}
+    bald = Identity(
+        "critter", dict(body="dome", body_color="red", top="none", top_color="blue", eyes="one")
+    )
+    reading = {
+        "critter.body": "dome",
+        "critter.body_color": "red",
+        "critter.top": "fin",
+        "critter.top_color": "pink",
+        "critter.eyes": "one",
+    }
     assert identity_score(reading, bald) == 0.75
-    assert prompt_score({"style": "neon", "background": "beach"}, {"style": "neon", "background": "space"}) == 0.5
+    assert (
+        prompt_score(
+            {"style": "neon", "background": "beach"}, {"style": "neon", "background": "space"}
+        )
+        == 0.5
+    )
 
 
 def test_interval():
@@ -77,5 +122,10 @@ def test_small_evaluation(base):
     report = evaluate(base, DATA / "e4t-face", "face", identities=2, steps=(0, 1), batch=4)
     assert set(report["steps"]) == {"0", "1"} and report["steps"]["1"]["seconds"]["mean"] > 0
     assert report["floor"]["diversity"]["mean"] > 0 and "normalised_plain" in report["steps"]["1"]
-    for row in (report["floor"]["identity"], report["ceiling"], report["steps"]["0"]["prompt"], report["judge"]):
+    for row in (
+        report["floor"]["identity"],
+        report["ceiling"],
+        report["steps"]["0"]["prompt"],
+        report["judge"],
+    ):
         assert 0 <= row["low"] <= row["mean"] <= row["high"] <= 1

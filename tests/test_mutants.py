@@ -1,4 +1,5 @@
 """Do the tests notice a module that is broken? Some mutants here; all of them, and the notebooks too, in `make mutants`."""
+
 import pytest
 from mutants import MUTANTS, broken, test_passes
 

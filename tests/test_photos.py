@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from e4t_minimal.base import transparency
-from e4t_minimal.photos import LARGE, open_photo
+from e4t_minimal.scaling.photos import LARGE, open_photo
 
 
 def halves(width=90, height=90):
@@ -29,14 +29,29 @@ def test_a_photo_stands_upright_as_the_camera_noted(tmp_path):
     assert any("upright" in note for note in notes)
 
 
-@pytest.mark.parametrize("suffix, mode", [("jpg", "RGB"), ("jpg", "CMYK"), ("jpg", "L"), ("png", "L"), ("png", "P"), ("png", "LA"), ("png", "1"), ("png", "RGBA"),
-                                          ("webp", "RGB"), ("tif", "CMYK")])
+@pytest.mark.parametrize(
+    "suffix, mode",
+    [
+        ("jpg", "RGB"),
+        ("jpg", "CMYK"),
+        ("jpg", "L"),
+        ("png", "L"),
+        ("png", "P"),
+        ("png", "LA"),
+        ("png", "1"),
+        ("png", "RGBA"),
+        ("webp", "RGB"),
+        ("tif", "CMYK"),
+    ],
+)
 def test_every_mode_becomes_rgb(tmp_path, suffix, mode):
     halves().convert(mode).save(tmp_path / f"x.{suffix}")
     picture, notes = open_photo(tmp_path / f"x.{suffix}")
     assert picture.size == (90, 90) and notes == [] and transparency(picture) is None
     if mode in ("RGB", "CMYK", "P", "RGBA"):
-        assert close(picture.getpixel((10, 45))[:3], RED) and close(picture.getpixel((80, 45))[:3], BLUE)
+        assert close(picture.getpixel((10, 45))[:3], RED) and close(
+            picture.getpixel((80, 45))[:3], BLUE
+        )
 
 
 def test_a_palette_with_a_transparent_colour_keeps_it(tmp_path):
@@ -45,7 +60,11 @@ def test_a_palette_with_a_transparent_colour_keeps_it(tmp_path):
     image.paste(1, (16, 16, 48, 48))
     image.save(tmp_path / "x.png", transparency=0)
     picture, _ = open_photo(tmp_path / "x.png")
-    assert picture.mode == "RGBA" and picture.getpixel((0, 0))[3] == 0 and picture.getpixel((32, 32)) == (0, 0, 255, 255)
+    assert (
+        picture.mode == "RGBA"
+        and picture.getpixel((0, 0))[3] == 0
+        and picture.getpixel((32, 32)) == (0, 0, 255, 255)
+    )
 
 
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
@@ -66,8 +85,15 @@ def test_the_middle_is_kept_and_the_user_is_told(tmp_path):
 def test_a_box_is_kept_instead(tmp_path):
     halves(200, 100).save(tmp_path / "x.png")
     picture, notes = open_photo(tmp_path / "x.png", (0, 10, 50, 60))
-    assert picture.size == (50, 50) and picture.getcolors() == [(2500, RED)] and "0,10,50,60" in notes[0]
-    assert open_photo(tmp_path / "x.png", (190, 20, 200, 90))[0].size == (70, 70)  # the square around it, pushed inside
+    assert (
+        picture.size == (50, 50)
+        and picture.getcolors() == [(2500, RED)]
+        and "0,10,50,60" in notes[0]
+    )
+    assert open_photo(tmp_path / "x.png", (190, 20, 200, 90))[0].size == (
+        70,
+        70,
+    )  # the square around it, pushed inside
     with pytest.raises(ValueError, match="does not lie in the picture"):
         open_photo(tmp_path / "x.png", (0, 0, 300, 50))
 
@@ -77,7 +103,11 @@ def test_what_is_not_transparent_is_kept(tmp_path):
     picture.paste("red", (140, 20, 190, 90))
     picture.save(tmp_path / "x.png")
     kept, notes = open_photo(tmp_path / "x.png")
-    assert kept.size == (70, 70) and transparency(kept).getbbox() == (10, 0, 60, 70) and "transparent" in notes[0]
+    assert (
+        kept.size == (70, 70)
+        and transparency(kept).getbbox() == (10, 0, 60, 70)
+        and "transparent" in notes[0]
+    )
 
 
 def test_tiny_is_refused_and_huge_is_made_smaller(tmp_path):
@@ -104,9 +134,16 @@ def test_a_mask_is_turned_and_cut_with_its_photo(tmp_path):
     mask.paste(1, (20, 20, 80, 80))
     mask.save(tmp_path / "mask.png")
     picture, _ = open_photo(tmp_path / "x.jpg", mask=tmp_path / "mask.png")
-    assert picture.size == (60, 60) and picture.mode == "RGBA" and transparency(picture) is None and close(picture.getpixel((30, 30))[:3], RED)
+    assert (
+        picture.size == (60, 60)
+        and picture.mode == "RGBA"
+        and transparency(picture) is None
+        and close(picture.getpixel((30, 30))[:3], RED)
+    )
     picture, _ = open_photo(tmp_path / "x.jpg", (0, 0, 100, 100), mask=tmp_path / "mask.png")
-    assert transparency(picture).getbbox() == (20, 20, 80, 80) and close(picture.convert("RGB").getpixel((5, 5)), RED)  # what lies around is still there
+    assert transparency(picture).getbbox() == (20, 20, 80, 80) and close(
+        picture.convert("RGB").getpixel((5, 5)), RED
+    )  # what lies around is still there
     Image.new("L", (50, 50), 255).save(tmp_path / "small.png")
     with pytest.raises(ValueError, match=r"small.png is 50 x 50, but .*x.jpg is 100 x 200"):
         open_photo(tmp_path / "x.jpg", mask=tmp_path / "small.png")

@@ -11,8 +11,12 @@ def word(base):
 
 def test_class_embedding_gives_the_class_word(base, word):
     with torch.no_grad():
-        with_s = word.encode(word.tokenize(["a photo of S* on the beach"]), word.class_embedding[None])
-        plain = base.text_encoder(word.tokenize(["a photo of face on the beach"], required=False)).last_hidden_state
+        with_s = word.encode(
+            word.tokenize(["a photo of S* on the beach"]), word.class_embedding[None]
+        )
+        plain = base.text_encoder(
+            word.tokenize(["a photo of face on the beach"], required=False)
+        ).last_hidden_state
     assert torch.equal(with_s, plain)
 
 
@@ -22,7 +26,9 @@ def test_only_the_placeholder_changes_and_all_of_them(base, word):
     inside = []
     embedding = base.text_encoder.get_input_embeddings()
     original = embedding(ids.masked_fill(ids == word.id, word.class_id))
-    first = base.text_encoder.encoder.layers[0].register_forward_pre_hook(lambda m, a, k: inside.append(a[0] if a else k["hidden_states"]), with_kwargs=True)
+    first = base.text_encoder.encoder.layers[0].register_forward_pre_hook(
+        lambda m, a, k: inside.append(a[0] if a else k["hidden_states"]), with_kwargs=True
+    )
     try:
         word.encode(ids, v)
     finally:
@@ -46,15 +52,25 @@ def test_base_tokenizer_is_untouched(base):
     assert len(base.tokenizer) == before
 
 
-@pytest.mark.parametrize("prompt, says", [("a photo of a face", "does not mention"), ("a photo of a face " * 12 + "S*", "too long")])
+@pytest.mark.parametrize(
+    "prompt, says",
+    [("a photo of a face", "does not mention"), ("a photo of a face " * 12 + "S*", "too long")],
+)
 def test_prompt_without_a_visible_placeholder(word, prompt, says):
     with pytest.raises(ValueError, match=says):
         word.tokenize([prompt])
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (("face", "beach"), "already a word"), (("face", "q"), "already a word"), (("face", "<|endoftext|>"), "already a word"), 
-    (("grumpy cat",), "not a single token"), (("face", " "), "not one word")])
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("face", "beach"), "already a word"),
+        (("face", "q"), "already a word"),
+        (("face", "<|endoftext|>"), "already a word"),
+        (("grumpy cat",), "not a single token"),
+        (("face", " "), "not one word"),
+    ],
+)
 def test_bad_words(base, arguments, says):
     with pytest.raises(ValueError, match=says):
         Placeholder(base, *arguments)

@@ -1,11 +1,15 @@
 """All votes here are synthetic: cast by this test, not by people."""
+
 import pytest
 from PIL import Image
 
-from e4t_minimal.study import Study, Trial, append_rows, order, read_rows, win_rates
+from e4t_minimal.evaluation.study import Study, Trial, append_rows, order, read_rows, win_rates
 
 RED, BLUE = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")
-TRIALS = [Trial(f"person {i}", "a photo of S*", RED, {"E4T": RED, "LoRA": BLUE, "DreamBooth": BLUE}) for i in range(6)]
+TRIALS = [
+    Trial(f"person {i}", "a photo of S*", RED, {"E4T": RED, "LoRA": BLUE, "DreamBooth": BLUE})
+    for i in range(6)
+]
 
 
 def test_every_pair_is_asked_once_and_sides_are_mixed():
@@ -31,18 +35,29 @@ def test_the_page_hides_methods_and_counts_down(tmp_path):
     study = Study(TRIALS[:1], tmp_path / "votes.jsonl", "synthetic voter")
     page = study.page()
     question, shown, buttons = page.children
-    assert not any(name in question.value for name in ("E4T", "LoRA", "DreamBooth")) and "3 to go" in question.value
+    assert (
+        not any(name in question.value for name in ("E4T", "LoRA", "DreamBooth"))
+        and "3 to go" in question.value
+    )
     assert bytes(shown.value).startswith(b"\x89PNG")
     for _ in range(3):
         buttons.children[0].click()
-    assert "all" in question.value and all(button.disabled for button in buttons.children) and len(read_rows(tmp_path / "votes.jsonl")) == 3
+    assert (
+        "all" in question.value
+        and all(button.disabled for button in buttons.children)
+        and len(read_rows(tmp_path / "votes.jsonl")) == 3
+    )
 
 
 def test_win_rates():
-    votes = [{"left": "E4T", "right": "LoRA", "choice": "left"}] * 30 + [{"left": "LoRA", "right": "E4T", "choice": "left"}] * 10
+    votes = [{"left": "E4T", "right": "LoRA", "choice": "left"}] * 30 + [
+        {"left": "LoRA", "right": "E4T", "choice": "left"}
+    ] * 10
     found = win_rates(votes)
     assert found["E4T"]["rate"] == 0.75 and found["LoRA"]["rate"] == 0.25
-    assert found["E4T"]["low"] == pytest.approx(0.598, abs=0.001) and found["E4T"]["high"] == pytest.approx(0.858, abs=0.001)  # Wilson's, by hand
+    assert found["E4T"]["low"] == pytest.approx(0.598, abs=0.001) and found["E4T"][
+        "high"
+    ] == pytest.approx(0.858, abs=0.001)  # Wilson's, by hand
     assert win_rates([{"left": "E4T", "right": "LoRA", "choice": "neither"}])["E4T"]["wins"] == 0.5
     assert win_rates([]) == {}
 
