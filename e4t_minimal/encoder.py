@@ -1,6 +1,8 @@
 """Picture and noisy latent -> how far S* lies from the class word."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -8,179 +10,128 @@ from torch import nn
 from .base import Base
 
 
-class Encoder(nn.Module):
-    """E(image, z_t, t): the [CLS] tokens of the vision tower's layers and the pooled features of the U-Net's encoder half.
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Widths of what the encoder reads and writes, and its own; stored in e4t.json."""
 
-    CLIP side as the paper says it: one linear per layer, average over the layers, LeakyReLU. How the two sides are joined is our
-    choice: next to each other, through two more layers. The last layer starts at zero, so S* starts as the class word (our choice).
+    vision_width: int  # of a [CLS] token
+    vision_layers: int  # L/2: every second layer of the vision tower
+    unet_width: int  # of the U-Net's pooled features
+    word_width: int  # D, of a word's embedding
+    width: int = 256  # of the encoder's own layers (our choice)
+    s: float = 0.1  # v* = v_class + s E (the paper's value)
+    blocks: int | None = None  # how many U-Net blocks it sees, mid block first; None: all
+
+
+class Encoder(nn.Module):
+    """E(image, z_t, t), from the vision tower's [CLS] tokens and the U-Net's pooled features.
+
+    CLIP side as in the paper: one linear layer per level, average over the levels, LeakyReLU.
+    Our choices: the two sides are joined next to each other, through two more layers; and the last
+    layer starts at zero, so that S* starts as the class word.
     """
 
     sees_noise = True  # it wants the U-Net's features of z_t
 
-    def __init__(
-        self,
-        vision_width: int,
-        vision_layers: int,
-        unet_width: int,
-        word_width: int,
-        width: int = 256,
-        s: float = 0.1,
-        blocks: int | None = None,
-    ):
+    def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.config = dict(
-            vision_width=vision_width,
-            vision_layers=vision_layers,
-            unet_width=unet_width,
-            word_width=word_width,
-            width=width,
-            s=s,
-            blocks=blocks,
-        )
-        self.s = s
+        self.config = config
+        width = config.width
         self.levels = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(vision_width), nn.Linear(vision_width, width))
-            for _ in range(vision_layers)
+            nn.Sequential(nn.LayerNorm(config.vision_width), nn.Linear(config.vision_width, width))
+            for _ in range(config.vision_layers)
         )
-        self.features = nn.Sequential(nn.LayerNorm(unet_width), nn.Linear(unet_width, width))
+        self.features = nn.Sequential(
+            nn.LayerNorm(config.unet_width), nn.Linear(config.unet_width, width)
+        )
         self.act = nn.LeakyReLU(0.2)
         self.join = nn.Sequential(
-            nn.Linear(2 * width, width), nn.LeakyReLU(0.2), nn.Linear(width, word_width)
+            nn.Linear(2 * width, width), nn.LeakyReLU(0.2), nn.Linear(width, config.word_width)
         )
         nn.init.zeros_(self.join[-1].weight)
         nn.init.zeros_(self.join[-1].bias)
 
-    def forward(self, cls_tokens: torch.Tensor, unet_features: torch.Tensor) -> torch.Tensor:
-        """cls_tokens (B, L/2, vision width), unet_features (B, at least unet width) -> s * E, the offset of the embedding (B, D)."""
-        unet_features = unet_features[:, -self.config["unet_width"] :]
-        levels = torch.stack(
-            [level(cls_tokens[:, i]) for i, level in enumerate(self.levels)]
-        )  # (L/2, B, width)
-        seen = self.act(levels.mean(0))
-        return self.s * self.join(torch.cat([seen, self.act(self.features(unet_features))], dim=-1))
+    def forward(self, image_features: torch.Tensor, unet_features: torch.Tensor) -> torch.Tensor:
+        """image_features (B, L/2, vision width), unet_features (B, all blocks) -> s * E (B, D)."""
+        levels = [level(image_features[:, i]) for i, level in enumerate(self.levels)]
+        image_side = self.act(torch.stack(levels).mean(0))  # (B, width)
+        seen = unet_features[:, -self.config.unet_width :]  # the last blocks: mid, then upwards
+        noise_side = self.act(self.features(seen))  # (B, width)
+        return self.config.s * self.join(torch.cat([image_side, noise_side], dim=-1))
 
     @classmethod
-    def for_base(cls, base: Base, blocks: int | None = None, **options) -> "Encoder":
-        """blocks: how many of the U-Net's blocks it sees, from the mid block upwards (default: all)."""
-        vision, widths = base.vision.config, feature_widths(base.unet)
-        seen = sum(widths[-(blocks or len(widths)) :])
-        return cls(
-            vision.hidden_size,
-            vision.num_hidden_layers // 2,
-            seen,
-            base.text_encoder.config.hidden_size,
-            blocks=blocks,
+    def for_base(cls, base: Base, **options) -> "Encoder":
+        """A new encoder with the widths of a base. options: width, s, blocks of `EncoderConfig`."""
+        widths = feature_widths(base.unet)
+        seen = widths[-(options.get("blocks") or len(widths)) :]
+        config = EncoderConfig(
+            vision_width=base.vision.config.hidden_size,
+            vision_layers=base.vision.config.num_hidden_layers // 2,
+            unet_width=sum(seen),
+            word_width=base.text_encoder.config.hidden_size,
             **options,
         )
+        return cls(config)
 
     @staticmethod
-    def view(base: Base, pixels: torch.Tensor) -> torch.Tensor:
+    def image_features(base: Base, pixels: torch.Tensor) -> torch.Tensor:
         """What this encoder wants to see of pictures (B, 3, H, W): (B, L/2, vision width)."""
         return base.cls_tokens(pixels)
 
 
-class ResNetEncoder(nn.Module):
-    """Not E4T's, an alternative to measure: a ResNet-18 that starts from random weights and sees the picture alone."""
-
-    sees_noise = False
-
-    def __init__(self, word_width: int, s: float = 0.1):
-        super().__init__()
-        from transformers import ResNetConfig, ResNetModel
-
-        self.config, self.s = dict(word_width=word_width, s=s), s
-        self.body = ResNetModel(
-            ResNetConfig(
-                embedding_size=64,
-                hidden_sizes=[64, 128, 256, 512],
-                depths=[2, 2, 2, 2],
-                layer_type="basic",
-            )
-        )
-        self.out = nn.Linear(512, word_width)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-    def forward(self, pixels: torch.Tensor, unet_features: torch.Tensor) -> torch.Tensor:
-        """pixels (B, 3, H, W) in [-1, 1] -> s * E (B, D)."""
-        return self.s * self.out(self.body(pixels).pooler_output.flatten(1))
-
-    @classmethod
-    def for_base(cls, base: Base, **options) -> "ResNetEncoder":
-        return cls(base.text_encoder.config.hidden_size, **options)
-
-    @staticmethod
-    def view(base: Base, pixels: torch.Tensor) -> torch.Tensor:
-        return pixels
+# {kind, as e4t.json says it: (class, class of its config)}; other modules add others
+ENCODERS = {"e4t": (Encoder, EncoderConfig)}
 
 
-class Word(nn.Module):
-    """No encoder at all: one learned vector, the same for every picture, noise and timestep. What Textual Inversion learns."""
-
-    sees_noise = False
-
-    def __init__(self, word_width: int):
-        super().__init__()
-        self.config = dict(word_width=word_width)
-        self.offset = nn.Parameter(torch.zeros(word_width))
-
-    def forward(self, nothing: torch.Tensor, unet_features: torch.Tensor) -> torch.Tensor:
-        """(B, 0) -> the offset (B, D)."""
-        return self.offset.expand(len(nothing), -1)
-
-    @classmethod
-    def for_base(cls, base: Base) -> "Word":
-        return cls(base.text_encoder.config.hidden_size)
-
-    @staticmethod
-    def view(base: Base, pixels: torch.Tensor) -> torch.Tensor:
-        return pixels.new_zeros(len(pixels), 0)
-
-
-ENCODERS = {"e4t": Encoder, "resnet18": ResNetEncoder, "word": Word}
-
-
-class _Done(Exception):
-    pass
+def feature_widths(unet) -> list[int]:
+    """Numbers in the features of every block: of the down blocks, then of the mid block."""
+    channels = list(unet.config.block_out_channels)
+    return [*channels, channels[-1]]
 
 
 @contextmanager
-def unet_features(unet):
-    """Collects, in the list it gives, the spatially averaged outputs of every down block and the mid block of each U-Net pass."""
-    found = []
-    blocks = [*unet.down_blocks, unet.mid_block]
+def unet_features(unet) -> Iterator[list[torch.Tensor]]:
+    """Collects what the U-Net's passes say, in the list that it gives.
+
+    Each entry is the output of a down block or of the mid block, averaged over space: (B, C). Which
+    blocks the paper takes is not known to us; the re-implementations take these.
+    """
+    collected = []
 
     def keep(module, args, output):
-        found.append(
-            (output[0] if isinstance(output, tuple) else output).mean(dim=(2, 3))
-        )  # (B, C)
+        tensor = output[0] if isinstance(output, tuple) else output  # (B, C, h, w)
+        collected.append(tensor.mean(dim=(2, 3)))
 
-    hooks = [block.register_forward_hook(keep) for block in blocks]
+    hooks = [block.register_forward_hook(keep) for block in (*unet.down_blocks, unet.mid_block)]
     try:
-        yield found
+        yield collected
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def feature_widths(unet) -> list[int]:
-    """Numbers in the features of every block: the channels of the down blocks, then of the mid block."""
-    return [*unet.config.block_out_channels, unet.config.block_out_channels[-1]]
+class _FeaturesComplete(Exception):
+    """Thrown at the mid block: nothing behind it is needed."""
 
 
 @torch.no_grad()
-def encoder_half(unet, z_t: torch.Tensor, t: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """Features (B, unet width) of z_t (B, C, h, w) with text (B, T, D); the pass ends at the mid block, as nothing else is needed."""
+def encoder_half(
+    base: Base, z_t: torch.Tensor, t: torch.Tensor, hidden: torch.Tensor, part: str = "features"
+) -> torch.Tensor:
+    """The U-Net's features (B, sum of widths) of z_t (B, C, h, w) with text hidden (B, T, D).
 
-    def stop(*_):
-        raise _Done
+    The pass ends at the mid block, as nothing behind it is needed.
+    """
 
-    with unet_features(unet) as found:
-        hook = unet.mid_block.register_forward_hook(stop)
+    def stop(module, args, output):
+        raise _FeaturesComplete
+
+    with unet_features(base.unet) as collected:
+        hook = base.unet.mid_block.register_forward_hook(stop)
         try:
-            unet(z_t, t, hidden)
-        except _Done:
+            base.predict(z_t, t, hidden, part)
+        except _FeaturesComplete:
             pass
         finally:
             hook.remove()
-    return torch.cat(found, dim=-1)
+    return torch.cat(collected, dim=-1)

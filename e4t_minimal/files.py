@@ -1,20 +1,28 @@
-"""Files and folders that are whole or not there: written beside, then put in place."""
+"""Files that are whole or not there; and other small helpers: seeds, PIL pictures."""
 
+import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
 
 @contextmanager
-def replacing(path: str | Path):
-    """A name to write a file under that takes the place of `path` once it is whole. Two processes may write the same path."""
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A name to write a file under, which takes the place of `path` once it is whole.
+
+    Two processes may write the same path.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(
-        f".{os.getpid()}-{path.name}"
-    )  # in the same folder: only there is the last step a renaming, not a copy
+    # in the same folder: only there is the last step a renaming, not a copy
+    new = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         yield new
         new.replace(path)
@@ -23,9 +31,12 @@ def replacing(path: str | Path):
 
 
 @contextmanager
-def filling(folder: str | Path, names: tuple[str, ...] = ()):
-    """An empty folder to write files into that are moved into `folder` once all are whole. names: files that belong together; of them,
-    what has not been written this time is taken away. Whatever else lies in `folder` stays."""
+def filling(folder: str | Path, names: tuple[str, ...] = ()) -> Iterator[Path]:
+    """An empty folder to write files into, which are moved into `folder` once all are whole.
+
+    names: files that belong together; of them, what has not been written this time is taken away.
+    Whatever else lies in `folder` stays.
+    """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -39,3 +50,105 @@ def filling(folder: str | Path, names: tuple[str, ...] = ()):
             file.replace(folder / file.name)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def generator(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one step.
+
+    Every step has a generator of its own: a run that goes on after a stop sees the numbers that
+    one without a stop sees.
+    """
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+def transparency(image: Image.Image) -> Image.Image | None:
+    """Where the picture shows something ("L", white = subject), if it says so itself.
+
+    None if nothing is transparent; ValueError if everything is.
+    """
+    alpha = image.convert("RGBA").getchannel("A")
+    low, high = alpha.getextrema()
+    if high < 128:
+        raise ValueError(
+            "The picture is transparent everywhere: there is nothing to learn. "
+            "Give a picture that shows its subject."
+        )
+    return alpha if low < 128 else None
+
+
+def square(image: Image.Image, size: int, mode: str = "RGB") -> Image.Image:
+    """The middle square, size x size pixels, as RGB with what is transparent turned white.
+
+    With mode "RGBA", what is transparent stays so.
+    """
+    image = image.convert("RGBA")
+    if mode != "RGBA":
+        paper = Image.new("RGBA", image.size, "white")
+        paper.alpha_composite(image)
+        image = paper.convert("RGB")
+    return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+
+
+def on_backgrounds(
+    image: Image.Image, mask: Image.Image, count: int, size: int, seed: int = 0
+) -> list[Image.Image]:
+    """The subject before `count` other backgrounds, size x size pixels (our choice).
+
+    Each is made of 1, 4, 16 or 64 random colours that run into each other.
+    """
+    rng = np.random.default_rng(seed)
+    subject = square(image, size)
+    where = square(mask, size).convert("L")
+    pictures = []
+    for number in range(count):
+        side = 2 ** (number % 4)
+        colors = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        background = Image.fromarray(colors).resize((size, size), Image.Resampling.BICUBIC)
+        pictures.append(Image.composite(subject, background, where))
+    return pictures
+
+
+def read_config(folder: str | Path) -> dict:
+    """What e4t.json says: base, class_word, token, encoder ...; ValueError if it is not an E4T's."""
+    try:
+        config = json.loads((Path(folder) / "e4t.json").read_text())
+        required = {name: config[name] for name in ("base", "class_word", "token", "encoder")}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{folder} is not an E4T folder (no readable e4t.json). "
+            "Make one with `e4t personalize`, or use data_samples/e4t-face."
+        ) from None
+    return required | config
+
+
+def check_target(folder: str | Path) -> Path:
+    """The folder's absolute path if an E4T may be written there; ValueError otherwise."""
+    folder = Path(folder).resolve()
+    is_e4t = (folder / "e4t.json").exists()
+    is_empty = folder.is_dir() and not any(folder.iterdir())
+    foreign = folder.exists() and not is_e4t and not is_empty
+    if folder == Path.cwd() or foreign:
+        raise ValueError(
+            f"{folder} exists and is not an E4T folder of its own; nothing was written. "
+            "Choose another name."
+        )
+    return folder
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Loading without the libraries' bars and notices."""
+    from transformers.utils import logging as of_transformers
+
+    verbosity = of_transformers.get_verbosity()
+    of_transformers.set_verbosity_error()
+    from diffusers.utils import logging as of_diffusers  # only now: its import has notices too
+
+    of_transformers.disable_progress_bar()
+    of_diffusers.disable_progress_bar()
+    try:
+        yield
+    finally:
+        of_transformers.set_verbosity(verbosity)
+        of_transformers.enable_progress_bar()
+        of_diffusers.enable_progress_bar()

@@ -1,6 +1,7 @@
 """E4T: a base model, S*, the encoder and the weight offsets, tied together by one loss."""
 
 import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -8,20 +9,57 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .base import Base, square
+from .base import Base
 from .encoder import ENCODERS, Encoder, encoder_half
-from .files import filling
-from .offsets import add_offsets, attention_projections, fold, remove_offsets, unfold
+from .files import check_target, filling, read_config, square
+from .offsets import add_offsets, attached_offsets, fold, remove_offsets, unfold
 from .placeholder import Placeholder
-from .regularizers import contrastive, embedding_l2, outside_change, sparsity_l1, weight_cosine
+from .regularizers import TERMS
 
 FILES = ("e4t.json", "encoder.safetensors", "offsets.safetensors", "picture.png")
 
 
-class E4T:
-    """One domain's E4T on one base. Its offsets live on `base.unet` until `detach()`; a new E4T on the same base takes the old one's place.
+@dataclass(frozen=True)
+class Batch:
+    """Pictures with their prompts, as the loss wants them."""
 
-    class_word: the domain's coarse word ("face"). encoder, offsets: the paper's, new, unless given (one of ENCODERS; `new_offsets`).
+    latents: torch.Tensor  # (B, C, h, w), scaled
+    image_features: torch.Tensor  # (B, ...): what the encoder sees of the pictures
+    ids: torch.Tensor  # (B, T): token numbers of the prompts
+    mask: torch.Tensor | None = None  # (B, 1, h, w) in [0, 1], 1 on the subject
+    initial: torch.Tensor | None = None  # (B, C, h, w): what the U-Net predicted at the start
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitem__(self, indices: torch.Tensor) -> "Batch":
+        fields = {name: value for name, value in vars(self).items() if value is not None}
+        return Batch(**{name: value[indices] for name, value in fields.items()})
+
+    def replace(self, **changes) -> "Batch":
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Everything on the way from noisy pictures to what the U-Net says of them."""
+
+    z_t: torch.Tensor  # (B, C, h, w): the noisy latents
+    target: torch.Tensor  # (B, C, h, w): what the U-Net should say
+    embedding: torch.Tensor  # (B, D): v* = v_class + s E
+    offset: torch.Tensor  # (B, D): s E
+    hidden: torch.Tensor  # (B, T, D): the prompts, as the text encoder says them
+    noise_prediction: torch.Tensor  # (B, C, h, w): what the U-Net says
+
+
+class E4T:
+    """One domain's E4T on one base.
+
+    Its offsets live on `base.unet` until `detach()`. A new E4T on the same base takes the old one's
+    place; using the old one then raises ValueError.
+
+    class_word: the domain's coarse word ("face").
+    encoder, offsets: the paper's, new, unless given (see ENCODERS and `new_offsets`).
     picture: the concept's picture, once it has been personalized.
     """
 
@@ -31,237 +69,229 @@ class E4T:
         class_word: str,
         token: str = "S*",
         encoder: torch.nn.Module | None = None,
-        offsets: dict | None = None,
+        offsets: dict[str, torch.nn.Module] | None = None,
         picture: Image.Image | None = None,
     ):
-        self.base, self.picture = base, picture
+        self.base = base
+        self.picture = picture
         self.placeholder = Placeholder(base, class_word, token)
         self.encoder = (encoder or Encoder.for_base(base)).to(base.device).eval()
         self.offsets = add_offsets(base.unet, offsets)
-        self.empty = base.text_encoder(
-            self.placeholder.tokenize([""], required=False)
-        ).last_hidden_state  # (1, T, D)
+        self.empty = self.placeholder.encode(self.placeholder.tokenize([""], required=False))
 
-    def parts(self) -> dict[str, list]:
+    def parts(self) -> dict[str, list[torch.nn.Parameter]]:
         """What E4T trains: the parameters of {"encoder", "offsets"}."""
-        return {
-            "encoder": list(self.encoder.parameters()),
-            "offsets": [p for offset in self.offsets.values() for p in offset.parameters()],
-        }
+        of_offsets = [p for offset in self.offsets.values() for p in offset.parameters()]
+        return {"encoder": list(self.encoder.parameters()), "offsets": of_offsets}
 
-    def parameters(self) -> list:
-        return sum(self.parts().values(), [])
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [p for part in self.parts().values() for p in part]
 
     def fold(self):
         """Replace every offset by its rank-3 form: the same Delta, in 3 (n + m) numbers."""
-        folded = fold(self.offsets)
-        remove_offsets(self.base.unet)
-        self.offsets = add_offsets(self.base.unet, folded)
+        self.check_attached()
+        self.offsets = add_offsets(self.base.unet, fold(self.offsets))
 
     def detach(self) -> Base:
         """Take the offsets off the base, which is then as it was."""
-        remove_offsets(self.base.unet)
+        if self.attached:
+            remove_offsets(self.base.unet)
         return self.base
 
-    def embedding(
-        self, view: torch.Tensor, features: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The encoder's view of pictures, as CLIP's (B, L/2, width), and the U-Net's features (B, width) -> v* = v_class + s E (B, D), and s E alone (B, D)."""
-        offset = self.encoder(view.float(), features.float())
-        return self.placeholder.class_embedding + offset, offset
+    @property
+    def attached(self) -> bool:
+        """Whether the offsets that hang on the base are this model's."""
+        hanging = attached_offsets(self.base.unet)
+        if set(hanging) != set(self.offsets):
+            return False
+        return all(hanging[name] is offset for name, offset in self.offsets.items())
 
-    def features(self, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The U-Net's view of z_t (B, C, h, w) under the empty prompt, offsets on -> (B, width). No gradients."""
+    def check_attached(self):
+        """ValueError if it is not."""
+        if not self.attached:
+            raise ValueError(
+                "This E4T's offsets no longer hang on its base: it was detached, or another E4T "
+                "took its place. Make or load it again; for two at once, load a base for each."
+            )
+
+    def image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the encoder sees of pictures (B, 3, H, W) in [-1, 1]: for CLIP (B, L/2, width)."""
+        return self.encoder.image_features(self.base, pixels)
+
+    def unet_features(
+        self, z_t: torch.Tensor, t: torch.Tensor, part: str = "features"
+    ) -> torch.Tensor:
+        """The U-Net's features (B, width) of z_t (B, C, h, w) under the empty prompt, offsets on.
+
+        Without gradients; (B, 0) for an encoder that does not look at the noise.
+        """
         if not self.encoder.sees_noise:
             return z_t.new_zeros(len(z_t), 0)
-        return encoder_half(self.base.unet, z_t, t, self.empty.expand(len(z_t), -1, -1))
+        return encoder_half(self.base, z_t, t, self.empty.expand(len(z_t), -1, -1), part)
+
+    def embedding(
+        self, image_features: torch.Tensor, unet_features: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """v* = v_class + s E (B, D), and s E alone (B, D), from both sides' features."""
+        tap = self.base.tap
+        image_features = tap("encoder.clip.cls", image_features)
+        unet_features = tap("encoder.features", unet_features)
+        offset = self.encoder(image_features.float(), unet_features.float())
+        offset = tap("encoder.offset", offset)
+        v = tap("placeholder.embedding", self.placeholder.class_embedding + offset)
+        return v, offset
 
     def predict(
-        self, data: dict, noise: torch.Tensor, t: torch.Tensor, view: torch.Tensor | None = None
-    ) -> dict:
-        """One look at noisy pictures: what the U-Net should say and what it says, with S* from `view` (default: the pictures' own)."""
-        z_t, target = self.base.noisy(data["latents"], noise, t)
-        v, offset = self.embedding(data["view"] if view is None else view, self.features(z_t, t))
-        hidden = self.placeholder.encode(data["ids"], v)
-        prediction = self.base.unet(z_t, t, hidden).sample
-        return {
-            "z_t": z_t,
-            "target": target,
-            "embedding": v,
-            "offset": offset,
-            "hidden": hidden,
-            "prediction": prediction,
-        }
-
-    @torch.no_grad()
-    def before(
         self,
-        learned: list[torch.nn.Parameter],
-        start: list[torch.Tensor] | None,
-        data: dict,
+        batch: Batch,
         noise: torch.Tensor,
         t: torch.Tensor,
-    ) -> dict:
-        """{"before": what the U-Net said, (B, C, h, w), when `learned` were still what they were at the `start`}; {} without a start."""
-        if start is None:
-            return {}
-        for p, value in zip(learned, start):
-            p.data, value.data = value.data, p.data
-        try:
-            return {"before": self.predict(data, noise, t)["prediction"]}
-        finally:
-            for p, value in zip(learned, start):
-                p.data, value.data = value.data, p.data
+        image_features: torch.Tensor | None = None,
+        part: str = "cond",
+    ) -> Prediction:
+        """One look at noisy pictures: noise (B, C, h, w), timesteps t (B,).
+
+        image_features: of other pictures, to put somebody else behind S* (default: the batch's own).
+        part: "initial" keeps the passes from whoever looks inside, see `Base.predict`.
+        """
+        self.check_attached()
+        if image_features is None:
+            image_features = batch.image_features
+        z_t, target = self.base.add_noise(batch.latents, noise, t)
+        features = self.unet_features(z_t, t, "features" if part == "cond" else part)
+        v, offset = self.embedding(image_features, features)
+        hidden = self.placeholder.encode(batch.ids, v)
+        noise_prediction = self.base.predict(z_t, t, hidden, part)
+        return Prediction(z_t, target, v, offset, hidden, noise_prediction)
 
     def loss(
         self,
-        data: dict,
+        batch: Batch,
         noise: torch.Tensor,
         t: torch.Tensor,
         weights: dict[str, float],
-        view: torch.Tensor | None = None,
-    ) -> dict:
-        """Diffusion loss + the sum of weight * regularizer; the paper's weights are {"l2": 0.01} and, on one picture, {"l2": 0.1}.
+        image_features: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """{"diffusion", every term of `weights`, "total"}: scalars.
 
-        data: latents (B, C, h, w), view, ids (B, T), mask (B, 1, h, w) or None; for the term "outside", 0 without it, also before (B, C, h, w), an earlier prediction.
-        Other names: contrastive, sparsity, cosine."""
-        seen = self.predict(data, noise, t, view)
-        error = (seen["prediction"].float() - seen["target"].float()).square()
-        if data.get("mask") is not None:  # the loss looks at the subject only
-            error = (
-                error * data["mask"] / data["mask"].mean(dim=(1, 2, 3), keepdim=True)
-            )  # each picture counts alike, however much of it the subject fills
-        regularizers = {
-            "l2": lambda: embedding_l2(seen["offset"]),
-            "outside": lambda: (
-                outside_change(seen["prediction"], data["before"], data["mask"])
-                if "before" in data
-                else error.new_zeros(())
-            ),
-            "contrastive": lambda: contrastive(
-                seen["embedding"], self._prompt_embeddings(data["ids"], seen["hidden"])
-            ),
-            "sparsity": lambda: sparsity_l1([offset.delta() for offset in self.offsets.values()]),
-            "cosine": lambda: weight_cosine(
-                *zip(
-                    *(
-                        (w.parametrizations.weight.original, w.weight)
-                        for w in attention_projections(self.base.unet).values()
-                    )
-                )
-            ),
-        }
-        if unknown := set(weights) - set(regularizers):
+        total = diffusion + the sum of weight * term. The paper's weights are {"l2": 0.01} in
+        pretraining and {"l2": 0.1} on one picture. ValueError for a term that TERMS does not have.
+        """
+        if unknown := set(weights) - set(TERMS):
             raise ValueError(
-                f"The loss has no term {', '.join(map(repr, sorted(unknown)))}; its terms are {', '.join(regularizers)}."
+                f"The loss has no term {', '.join(map(repr, sorted(unknown)))}; "
+                f"its terms are {', '.join(TERMS)}."
             )
-        terms = {"diffusion": error.mean()} | {name: regularizers[name]() for name in weights}
-        return (
-            seen
-            | terms
-            | {
-                "loss": terms["diffusion"]
-                + sum(weight * terms[name] for name, weight in weights.items())
-            }
-        )
-
-    def _prompt_embeddings(self, ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """(B, T) and (B, T, D) -> (B, D): what the text encoder says at the end of each prompt."""
-        ends = (ids == self.base.tokenizer.eos_token_id).int().argmax(-1)  # (B,)
-        return hidden[torch.arange(len(ends)), ends]
+        prediction = self.predict(batch, noise, t, image_features)
+        losses = {"diffusion": _diffusion_loss(prediction, batch.mask)}
+        losses |= {name: TERMS[name](self, batch, prediction) for name in weights}
+        regularization = sum(weight * losses[name] for name, weight in weights.items())
+        losses["total"] = losses["diffusion"] + regularization
+        return {name: self.base.tap(f"loss.{name}", value) for name, value in losses.items()}
 
     def save_pretrained(self, folder: str | Path, **card):
-        """Write e4t.json, encoder.safetensors (fp16), offsets.safetensors (folded) and the picture: beside, then moved into place.
+        """Write e4t.json, encoder.safetensors (fp16), offsets.safetensors (folded) and the picture.
 
-        In an E4T folder these files are replaced, and what else lies in it stays; any other folder is refused with ValueError."""
+        In an E4T folder these files are replaced, and what else lies in it stays; any other folder
+        is refused with ValueError. card: more entries for e4t.json, such as the seed.
+        """
         config = {
             "base": self.base.name,
-            "vision": self.base.tower,
+            "vision": self.base.vision_name,
             "resolution": self.base.resolution,
             "class_word": self.placeholder.class_word,
             "token": self.placeholder.token,
-            "encoder": {"kind": _kind(self.encoder)} | self.encoder.config,
-        } | card
-        sides = {
-            f"{name}.{side}": tensor.detach().contiguous().cpu()
+            "encoder": {"kind": _kind_of(self.encoder)} | asdict(self.encoder.config),
+        }
+        encoder = {
+            name: _stored(tensor.half()) for name, tensor in self.encoder.state_dict().items()
+        }
+        offsets = {
+            f"{name}.{side}": _stored(tensor)
             for name, offset in fold(self.offsets).items()
             for side, tensor in offset.state_dict().items()
         }
         with filling(check_target(folder), FILES) as new:
-            save_file(
-                {k: v.half().contiguous().cpu() for k, v in self.encoder.state_dict().items()},
-                new / "encoder.safetensors",
-            )
-            save_file(sides, new / "offsets.safetensors")
-            (new / "e4t.json").write_text(json.dumps(config, indent=2) + "\n")
-            if self.picture is not None:
-                square(self.picture, self.base.resolution, self.picture.mode).save(
-                    new / "picture.png"
-                )  # what the model sees of it, not a whole photo
+            save_file(encoder, new / "encoder.safetensors")
+            save_file(offsets, new / "offsets.safetensors")
+            (new / "e4t.json").write_text(json.dumps(config | card, indent=2) + "\n")
+            if self.picture is not None:  # what the model sees of it, not a whole photo
+                seen = square(self.picture, self.base.resolution, self.picture.mode)
+                seen.save(new / "picture.png")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, base: Base) -> "E4T":
-        """Read what `save_pretrained` wrote. ValueError if the folder is missing, foreign, damaged, or belongs to another base."""
-        folder, config = Path(folder), read_config(folder)
+        """Read what `save_pretrained` wrote.
+
+        ValueError if the folder is missing, foreign, damaged, or belongs to another base.
+        """
+        folder = Path(folder)
+        config = read_config(folder)
         try:
-            options = {"kind": "e4t"} | config["encoder"]
-            encoder = ENCODERS[options.pop("kind")](**options)
-            encoder.load_state_dict(
-                {k: v.float() for k, v in load_file(folder / "encoder.safetensors").items()}
-            )
+            encoder = _load_encoder(folder, config["encoder"])
             offsets = unfold(load_file(folder / "offsets.safetensors"))
-            picture = (
-                Image.open(folder / "picture.png").copy()
-                if (folder / "picture.png").exists()
-                else None
-            )
+            path = folder / "picture.png"
+            picture = Image.open(path).copy() if path.exists() else None
         except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
             raise ValueError(
-                f"{folder} is damaged ({type(error).__name__}: {str(error).splitlines()[0][:120]}). Make or download it again."
+                f"{folder} is damaged ({reason}). Make or download it again."
             ) from None
-        if (
-            encoder.config
-            != type(encoder)
-            .for_base(
-                base, **{k: v for k, v in encoder.config.items() if k in ("blocks", "width", "s")}
-            )
-            .config
-        ):
-            raise ValueError(
-                f"{folder} was made for the base {config.get('base')!r}; {base.name!r} has other widths. Load it with the base it was made for."
-            )
-        if config.get("vision") != base.tower:
-            raise ValueError(
-                f"{folder} was made with the vision tower {config.get('vision')!r}, this base has {base.tower!r}. Load the base with `vision=` that one."
-            )
+        _check_base(folder, config, encoder, base)
         return cls(base, config["class_word"], config["token"], encoder, offsets, picture)
 
 
-def _kind(encoder: torch.nn.Module) -> str:
-    return next(kind for kind, one in ENCODERS.items() if type(encoder) is one)
+def _diffusion_loss(prediction: Prediction, mask: torch.Tensor | None) -> torch.Tensor:
+    """Squared error, over the subject only if there is a mask (B, 1, h, w) -> scalar.
+
+    Each picture counts alike, however much of it the subject fills.
+    """
+    error = (prediction.noise_prediction.float() - prediction.target.float()).square()
+    if mask is not None:
+        error = error * mask / mask.mean(dim=(1, 2, 3), keepdim=True)
+    return error.mean()
 
 
-def read_config(folder: str | Path) -> dict:
-    """What e4t.json says: base, class_word, token, encoder; ValueError if the folder is not an E4T."""
-    try:
-        config = json.loads((Path(folder) / "e4t.json").read_text())
-        return {name: config[name] for name in ("base", "class_word", "token", "encoder")} | config
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"{folder} is not an E4T folder (no readable e4t.json). Make one with `e4t personalize`, or use data_samples/e4t-face."
-        ) from None
+def _stored(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().cpu()
 
 
-def check_target(folder: str | Path) -> Path:
-    """The folder's absolute path if an E4T may be written there; ValueError otherwise."""
-    folder = Path(folder).resolve()
-    foreign = (
-        folder.exists()
-        and not (folder / "e4t.json").exists()
-        and (not folder.is_dir() or any(folder.iterdir()))
+def _kind_of(encoder: torch.nn.Module) -> str:
+    for kind, (of_class, _) in ENCODERS.items():
+        if type(encoder) is of_class:
+            return kind
+    raise ValueError(
+        f"An encoder of the class {type(encoder).__name__} cannot be saved: it has no kind. "
+        "Put its class and that of its config into encoder.ENCODERS."
     )
-    if folder == Path.cwd() or foreign:
+
+
+def _load_encoder(folder: Path, stored: dict) -> torch.nn.Module:
+    kind = stored.get("kind", "e4t")
+    if kind not in ENCODERS:
         raise ValueError(
-            f"{folder} exists and is not an E4T folder of its own; nothing was written. Choose another name."
+            f"{folder} has an encoder of the kind {kind!r}; known are {', '.join(ENCODERS)}. "
+            "Import the module that defines it (e4t_minimal.evaluation.ablations for resnet18)."
         )
-    return folder
+    of_class, of_config = ENCODERS[kind]
+    options = {name: value for name, value in stored.items() if name != "kind"}
+    encoder = of_class(of_config(**options))
+    tensors = load_file(folder / "encoder.safetensors")
+    encoder.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return encoder
+
+
+def _check_base(folder: Path, config: dict, encoder: torch.nn.Module, base: Base):
+    """ValueError if the encoder was made for a base of other widths, or another vision tower."""
+    stored = asdict(encoder.config)
+    own_choices = {name: stored[name] for name in ("width", "s", "blocks") if name in stored}
+    if encoder.config != type(encoder).for_base(base, **own_choices).config:
+        raise ValueError(
+            f"{folder} was made for the base {config['base']!r}; {base.name!r} has other widths. "
+            "Load it with the base it was made for."
+        )
+    if config.get("vision") != base.vision_name:
+        raise ValueError(
+            f"{folder} was made with the vision tower {config.get('vision')!r}, this base has "
+            f"{base.vision_name!r}. Load the base with `vision=` that one."
+        )

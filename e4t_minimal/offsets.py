@@ -1,4 +1,8 @@
-"""W <- W * (1 + Delta): what a whole domain changes in the model's attention, for Q, K and V of every attention layer."""
+"""W <- W * (1 + Delta): what a whole domain changes in the model's attention.
+
+An offset is a parametrization (`torch.nn.utils.parametrize`) of one weight W (n, m): Q, K or V of a
+self- or cross-attention layer. The U-Net's own classes stay as diffusers wrote them.
+"""
 
 import re
 
@@ -8,72 +12,93 @@ from torch.nn.utils import parametrize
 
 
 class WeightOffset(nn.Module):
-    """The paper's network for one weight W (n, m): a learned constant -> a column x (n) and a row y (m) -> x y^T -> one linear
-    over every column, one over every row -> Delta (n, m). The row-wise linear starts at zero, so Delta does too (our choice:
-    at the default start the model is damaged before the first step; gradients still reach it)."""
+    """The paper's network for one weight W (n, m).
+
+    A learned constant -> a column x (n) and a row y (m) -> x y^T -> one linear layer over every
+    column, one over every row -> Delta (n, m).
+
+    The row-wise linear starts at zero, so Delta does too. That is our choice: at the default start
+    the model is damaged before the first step, and gradients still reach it.
+    """
 
     def __init__(self, n: int, m: int, constant: int = 16):
         super().__init__()
         self.constant = nn.Parameter(torch.randn(constant))
-        self.to_x, self.to_y = nn.Linear(constant, n), nn.Linear(constant, m)
-        self.columns, self.rows = nn.Linear(n, n), nn.Linear(m, m)
+        self.to_x = nn.Linear(constant, n)
+        self.to_y = nn.Linear(constant, m)
+        self.columns = nn.Linear(n, n)
+        self.rows = nn.Linear(m, m)
         nn.init.zeros_(self.rows.weight)
         nn.init.zeros_(self.rows.bias)
 
-    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """left (n, 3), right (m, 3) with Delta = left @ right^T, exactly: (A x)(B y)^T + a (B 1)^T + 1 b^T."""
-        x, y, A, B = self.to_x(self.constant), self.to_y(self.constant), self.columns, self.rows
-        left = torch.stack([A.weight @ x, A.bias, torch.ones_like(x)], dim=1)
-        return left, torch.stack([B.weight @ y, B.weight.sum(1), B.bias], dim=1)
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, m) of the weight that it belongs to."""
+        return self.to_x.out_features, self.to_y.out_features
 
     def delta(self) -> torch.Tensor:
         """Delta (n, m), built step by step as the paper's figure shows it."""
-        outer = torch.outer(self.to_x(self.constant), self.to_y(self.constant))
+        outer = torch.outer(self.to_x(self.constant), self.to_y(self.constant))  # (n, m)
         return self.rows(self.columns(outer.T).T)
 
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """left (n, 3), right (m, 3) with Delta = left @ right^T, exactly.
+
+        With A, a the column-wise and B, b the row-wise linear:
+        Delta = (A x)(B y)^T + a (B 1)^T + 1 b^T, so its rank is at most 3.
+        """
+        x, y = self.to_x(self.constant), self.to_y(self.constant)
+        A, a = self.columns.weight, self.columns.bias
+        B, b = self.rows.weight, self.rows.bias
+        left = torch.stack([A @ x, a, torch.ones_like(x)], dim=1)
+        right = torch.stack([B @ y, B.sum(1), b], dim=1)
+        return left, right
+
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """W (n, m) -> W (1 + Delta)."""
         left, right = self.factors()
-        return (weight + weight * (left @ right.T)).to(
-            weight.dtype
-        )  # W (1 + Delta), but 1 + Delta would lose a small Delta in half precision
+        # not weight * (1 + Delta): in half precision, 1 + Delta would lose a small Delta
+        return (weight + weight * (left @ right.T)).to(weight.dtype)
 
 
 class FoldedOffset(WeightOffset):
-    """The same Delta in 3 (n + m) numbers instead of n^2 + m^2 and more. What is saved, sampled with and personalized."""
+    """The same Delta in 3 (n + m) numbers. What is saved, sampled with and personalized."""
 
     def __init__(self, left: torch.Tensor, right: torch.Tensor):
         nn.Module.__init__(self)
-        balance = (
-            (right.norm(dim=0) + 1e-8) / (left.norm(dim=0) + 1e-8)
-        ).sqrt()  # both sides alike, so that one learning rate fits both
-        self.left, self.right = nn.Parameter(left * balance), nn.Parameter(right / balance)
+        balance = _balance(left, right)
+        self.left = nn.Parameter(left * balance)
+        self.right = nn.Parameter(right / balance)
 
-    def factors(self):
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.left), len(self.right)
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self.left, self.right
 
     def delta(self) -> torch.Tensor:
         return self.left @ self.right.T
 
 
-class AdditiveOffset(nn.Module):
-    """Not E4T's, an alternative to measure: W + Delta with a Delta of W's full size, n m numbers, zero at the start."""
+def _balance(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Factors (3,) that make both sides of a rank equally long: one learning rate then fits both.
 
-    def __init__(self, n: int, m: int):
-        super().__init__()
-        self.change = nn.Parameter(torch.zeros(n, m))
-
-    def delta(self) -> torch.Tensor:
-        return self.change
-
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return (weight + self.change).to(weight.dtype)
+    Where a side is zero there is nothing to balance: 1.
+    """
+    left_norm, right_norm = left.norm(dim=0), right.norm(dim=0)
+    balance = ((right_norm + 1e-8) / (left_norm + 1e-8)).sqrt()
+    return torch.where((left_norm > 0) & (right_norm > 0), balance, torch.ones_like(balance))
 
 
-OFFSETS = {"multiplicative": WeightOffset, "additive": AdditiveOffset}
+# Kinds of new offsets, and of stored ones {sorted names of their tensors: class}.
+# `evaluation.ablations` adds others.
+OFFSETS = {"multiplicative": WeightOffset}
+STORED = {("left", "right"): FoldedOffset}
 
 
 def attention_projections(unet) -> dict[str, nn.Linear]:
-    """{name: linear} of the Q, K and V of every self- (attn1) and cross-attention (attn2) layer."""
+    """{name: linear layer} of Q, K and V of every self-attention (attn1) and cross-attention (attn2)."""
     return {
         name: module
         for name, module in unet.named_modules()
@@ -82,65 +107,94 @@ def attention_projections(unet) -> dict[str, nn.Linear]:
 
 
 def new_offsets(unet, kind: str = "multiplicative") -> dict[str, nn.Module]:
-    """{name: offset} with Delta = 0 for every projection; kind: one of OFFSETS, or "none" for no offsets at all."""
-    if kind not in ("none", *OFFSETS):
+    """{name: offset} with Delta = 0 for every projection.
+
+    kind: one of OFFSETS, or "none" for no offsets at all; ValueError for another.
+    """
+    if kind == "none":
+        return {}
+    if kind not in OFFSETS:
         raise ValueError(
             f"There are no offsets of the kind {kind!r}; choose one of none, {', '.join(OFFSETS)}."
         )
-    return (
-        {}
-        if kind == "none"
-        else {
-            name: OFFSETS[kind](*linear.weight.shape)
-            for name, linear in attention_projections(unet).items()
-        }
-    )
+    projections = attention_projections(unet)
+    return {name: OFFSETS[kind](*linear.weight.shape) for name, linear in projections.items()}
 
 
 def add_offsets(unet, offsets: dict[str, nn.Module] | None = None) -> dict[str, nn.Module]:
     """Hang offsets on the U-Net's attention, by default the paper's, new. Returns {name: offset}.
 
-    They stay in fp32 whatever the U-Net's dtype, as they are trained. Offsets that hang there already are taken off first."""
-    linears, offsets = (
-        attention_projections(unet),
-        new_offsets(unet) if offsets is None else offsets,
-    )
-    if offsets and set(offsets) != set(linears):
-        raise ValueError(
-            f"These offsets belong to another U-Net: {len(offsets)} names, of which {len(set(offsets) & set(linears))} are among this one's {len(linears)}."
-        )
+    They stay in fp32 whatever the U-Net's dtype, as they are trained. Offsets that hang there
+    already are taken off first. ValueError, with nothing changed, if these are another U-Net's.
+    """
+    projections = attention_projections(unet)
+    if offsets is None:
+        offsets = new_offsets(unet)
+    _check_offsets(projections, offsets)
     remove_offsets(unet)
     for name, offset in offsets.items():
-        parametrize.register_parametrization(
-            linears[name], "weight", offset.to(linears[name].weight.device)
-        )
+        linear = projections[name]
+        parametrize.register_parametrization(linear, "weight", offset.to(linear.weight.device))
     return offsets
 
 
+def _check_offsets(projections: dict[str, nn.Linear], offsets: dict[str, nn.Module]):
+    if offsets and set(offsets) != set(projections):
+        known = len(set(offsets) & set(projections))
+        raise ValueError(
+            f"These offsets belong to another U-Net: {len(offsets)} names, of which {known} are "
+            f"among this one's {len(projections)}."
+        )
+    for name, offset in offsets.items():
+        wanted, found = tuple(projections[name].weight.shape), tuple(offset.shape)
+        if wanted != found:
+            raise ValueError(
+                f"These offsets belong to another U-Net: {name} is {found[0]} x {found[1]}, "
+                f"here {wanted[0]} x {wanted[1]}."
+            )
+
+
 def remove_offsets(unet, merge: bool = False):
-    """Take the offsets off again: the weights are as before, or, merged, keep what the offsets made of them."""
+    """Take the offsets off again.
+
+    The weights are as before, or, with `merge`, keep what the offsets made of them.
+    """
     for linear in attention_projections(unet).values():
         if parametrize.is_parametrized(linear, "weight"):
             parametrize.remove_parametrizations(linear, "weight", leave_parametrized=merge)
 
 
-def fold(offsets: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """Every offset in its smallest form, without loss; one that is not made of factors stays as it is."""
+def attached_offsets(unet) -> dict[str, nn.Module]:
+    """{name: offset} that hang on the U-Net now."""
     return {
-        name: FoldedOffset(*(side.detach() for side in offset.factors()))
-        if isinstance(offset, WeightOffset)
-        else offset
+        name: linear.parametrizations.weight[0]
+        for name, linear in attention_projections(unet).items()
+        if parametrize.is_parametrized(linear, "weight")
+    }
+
+
+@torch.no_grad()
+def fold(offsets: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Every offset in its smallest form, without loss; any other than the paper's stays as it is."""
+    return {
+        name: FoldedOffset(*offset.factors()) if type(offset) is WeightOffset else offset
         for name, offset in offsets.items()
     }
 
 
 def unfold(tensors: dict[str, torch.Tensor]) -> dict[str, nn.Module]:
-    """The offsets of `fold`, from their tensors {"name.left" and "name.right", or "name.change"}."""
+    """The offsets of `fold`, from their tensors {"NAME.left", "NAME.right"}.
+
+    ValueError for tensors that are no offset's.
+    """
+    by_name: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, side = key.rpartition(".")
+        by_name.setdefault(name, {})[side] = tensor
     offsets = {}
-    for name in sorted({key.rpartition(".")[0] for key in tensors}):
-        if f"{name}.change" in tensors:
-            offsets[name] = AdditiveOffset(*tensors[f"{name}.change"].shape)
-            offsets[name].change.data.copy_(tensors[f"{name}.change"])
-        else:
-            offsets[name] = FoldedOffset(tensors[f"{name}.left"], tensors[f"{name}.right"])
+    for name, sides in sorted(by_name.items()):
+        kind = STORED.get(tuple(sorted(sides)))
+        if kind is None:
+            raise ValueError(f"{name} with {', '.join(sorted(sides))} is no weight offset.")
+        offsets[name] = kind(**sides)
     return offsets

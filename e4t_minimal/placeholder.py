@@ -1,4 +1,4 @@
-"""S*: one more word, whose embedding is given from outside instead of being looked up."""
+"""S*: one more token, whose embedding is given from outside instead of being looked up."""
 
 from copy import deepcopy
 
@@ -9,28 +9,19 @@ from .base import Base
 
 
 class Placeholder:
-    """Puts an embedding into a prompt, in the place of one token, BEFORE the text encoder (paper, method figure).
+    """Puts an embedding into a prompt, in the place of one token, BEFORE the text encoder.
 
-    token: the new word, which must not be a word already. class_word: what the concept is, coarsely; one token.
+    Source: the paper's method figure.
+    token: the new word, which must not be a word already.
+    class_word: what the concept is, coarsely; a single token of the base, from which S* grows.
     """
 
     def __init__(self, base: Base, class_word: str, token: str = "S*"):
-        words = base.tokenizer.get_vocab()
-        if (
-            not token
-            or token.split() != [token]
-            or {token, token.lower(), f"{token.lower()}</w>"} & set(words)
-        ):
-            raise ValueError(
-                f"The placeholder {token!r} is already a word of the base, or is not one word; choose another, such as 'S*'."
-            )
-        pieces = base.tokenizer.encode(class_word, add_special_tokens=False)
-        if len(pieces) != 1 or pieces[0] == base.tokenizer.unk_token_id:
-            raise ValueError(
-                f"The class word {class_word!r} is not a single token of this base, and {token} grows out of exactly one; "
-                "choose another (for the toy: face, critter, robot)."
-            )
-        self.base, self.token, self.class_word, self.class_id = base, token, class_word, pieces[0]
+        _check_token(base, token)
+        self.base = base
+        self.token = token
+        self.class_word = class_word
+        self.class_id = _class_id(base, class_word, token)
         self.tokenizer = deepcopy(base.tokenizer)  # the base's own tokenizer stays as it was
         self.tokenizer.add_tokens([AddedToken(token, normalized=False, single_word=True)])
         self.id = self.tokenizer.convert_tokens_to_ids(token)
@@ -41,39 +32,65 @@ class Placeholder:
         return self.base.text_encoder.get_input_embeddings().weight[self.class_id]
 
     def tokenize(self, prompts: list[str], required: bool = True) -> torch.Tensor:
-        """Token numbers (B, T). With `required`, ValueError for a prompt in which S* does not stand or is cut off."""
-        ids = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            truncation=True,
-            max_length=self.base.tokenizer.model_max_length,
-            return_tensors="pt",
-        ).input_ids
-        for prompt, row in zip(prompts, ids):
-            if required and self.id not in row:
-                if self.id in self.tokenizer(prompt, verbose=False).input_ids:
-                    raise ValueError(
-                        f"The prompt is too long: {self.token} comes after the {len(row) - 2} tokens that the base reads. Shorten {prompt!r}."
-                    )
-                raise ValueError(
-                    f"The prompt {prompt!r} does not mention {self.token} as a word of its own; write it where the concept should stand, "
-                    f"as in 'a photo of {self.token}'."
-                )
-        return ids.to(self.base.device)
+        """Token numbers (B, T).
+
+        required: ValueError for a prompt in which S* does not stand, or is cut off.
+        """
+        ids = self.base.tokenize(prompts, self.tokenizer)
+        if required:
+            for prompt, tokens in zip(prompts, ids, strict=True):
+                if self.id not in tokens:
+                    self._refuse(prompt, room=len(tokens) - 2)
+        return ids
 
     def encode(self, ids: torch.Tensor, embedding: torch.Tensor | None = None) -> torch.Tensor:
-        """ids (B, T), embedding of S* (B, D) or None if no prompt has it -> text encoder output (B, T, D)."""
+        """Text encoder output (B, T, D) of ids (B, T), with the embedding of S* (B, D).
+
+        embedding: None if no prompt has S*.
+        """
         if embedding is None:
             return self.base.text_encoder(ids).last_hidden_state
         here = ids == self.id  # (B, T)
+        known = ids.masked_fill(here, self.class_id)  # the text encoder has no row for S*
 
-        def put(
-            module, args, looked_up
-        ):  # (B, T, D): the one change we make to the text encoder's work
-            return torch.where(here[..., None], embedding[:, None].to(looked_up.dtype), looked_up)
+        def put_in(module, args, looked_up):  # looked_up: (B, T, D)
+            given = embedding[:, None].to(looked_up.dtype)  # (B, 1, D)
+            return torch.where(here[..., None], given, looked_up)
 
-        hook = self.base.text_encoder.get_input_embeddings().register_forward_hook(put)
+        # the one change that we make to the text encoder's work
+        hook = self.base.text_encoder.get_input_embeddings().register_forward_hook(put_in)
         try:
-            return self.base.text_encoder(ids.masked_fill(here, self.class_id)).last_hidden_state
+            return self.base.text_encoder(known).last_hidden_state
         finally:
             hook.remove()
+
+    def _refuse(self, prompt: str, room: int):
+        if self.id in self.tokenizer(prompt, verbose=False).input_ids:
+            raise ValueError(
+                f"The prompt is too long: {self.token} comes after the {room} tokens that the base "
+                f"reads. Shorten {prompt!r}."
+            )
+        raise ValueError(
+            f"The prompt {prompt!r} does not mention {self.token} as a word of its own; "
+            f"write it where the concept should stand, as in 'a photo of {self.token}'."
+        )
+
+
+def _class_id(base: Base, class_word: str, token: str) -> int:
+    pieces = base.tokenizer.encode(class_word, add_special_tokens=False)
+    if len(pieces) != 1 or pieces[0] == base.tokenizer.unk_token_id:
+        raise ValueError(
+            f"The class word {class_word!r} is not a single token of this base, and {token} grows "
+            "out of exactly one; choose another (for the toy: face, critter, robot)."
+        )
+    return pieces[0]
+
+
+def _check_token(base: Base, token: str):
+    known = base.tokenizer.get_vocab()
+    spellings = {token, token.lower(), f"{token.lower()}</w>"}
+    if not token or token.split() != [token] or spellings & set(known):
+        raise ValueError(
+            f"The placeholder {token!r} is already a word of the base, or is not one word; "
+            "choose another, such as 'S*'."
+        )

@@ -1,5 +1,8 @@
 """Prompts (and a picture) -> pictures. S* is predicted again at every denoising step."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from PIL import Image
 from torch.nn.utils import parametrize
@@ -8,21 +11,31 @@ from .base import Base
 from .encoder import unet_features
 from .model import E4T
 
+DRAWN_AT_ONCE = 32  # pictures
+
+
+@dataclass(frozen=True)
+class SampleStep:
+    """One denoising step of B pictures."""
+
+    index: int  # 0 for the first
+    t: int  # the timestep that it started from
+    latents: torch.Tensor  # (B, C, h, w), after the step
+    unconditional: torch.Tensor  # (B, C, h, w): what the U-Net says to the empty prompt
+    conditional: torch.Tensor  # (B, C, h, w): and to the prompt
+    prediction: torch.Tensor  # (B, C, h, w): both, guided
+    embedding: torch.Tensor | None = None  # (B, D): v*; None if no prompt has S*
+    offset: torch.Tensor | None = None  # (B, D): s E
+
 
 def start_noise(base: Base, count: int, seed: int) -> torch.Tensor:
-    """(count, C, h, w): picture i starts from a generator seeded with seed + i, so it does not depend on the others."""
-    shape = (
-        1,
-        base.unet.config.in_channels,
-        base.unet.config.sample_size,
-        base.unet.config.sample_size,
-    )
-    return torch.cat(
-        [
-            torch.randn(shape, generator=torch.Generator().manual_seed(seed + i))
-            for i in range(count)
-        ]
-    ).to(base.device, base.dtype)
+    """(count, C, h, w): picture i starts from seed + i, so it does not depend on the others."""
+    size = base.unet.config.sample_size
+    shape = (1, base.unet.config.in_channels, size, size)
+    noises = [
+        torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)
+    ]
+    return torch.cat(noises).to(base.device, base.dtype)
 
 
 @torch.no_grad()
@@ -33,51 +46,85 @@ def sample_steps(
     steps: int = 20,
     guidance: float = 4.0,
     seed: int = 0,
-):
-    """Denoise one latent per prompt with classifier-free guidance; yields the locals of every step (`latents` is what it made).
+    scheduler=None,
+) -> Iterator[SampleStep]:
+    """Denoise one latent per prompt with classifier-free guidance; yields every step.
 
-    With an `E4T`, S* in the prompts is `image` (default: the picture it was personalized on). The encoder's U-Net features are those
-    of guidance's own unconditional pass, so a step costs two U-Net passes, as in plain Stable Diffusion.
+    With an `E4T`, S* in the prompts is `image` (default: the picture it was personalized on). The
+    encoder's U-Net features are those of guidance's own unconditional pass, so a step costs two
+    U-Net passes, as in plain Stable Diffusion.
+    scheduler: any of diffusers' (default: the base's, DDIM).
     """
-    e4t = model if isinstance(model, E4T) else None
-    base, prompts = (
-        e4t.base if e4t else model,
-        [prompts] if isinstance(prompts, str) else list(prompts),
-    )
-    tokenizer = e4t.placeholder.tokenizer if e4t else base.tokenizer
-    ids = tokenizer(
-        ["", *prompts],
-        padding="max_length",
-        truncation=True,
-        max_length=base.tokenizer.model_max_length,
-        return_tensors="pt",
-    ).input_ids.to(base.device)
-    concept = [p for p in prompts if e4t.placeholder.token in p] if e4t else []
-    if concept:
-        image = image or e4t.picture
+    base = model.base if isinstance(model, E4T) else model
+    scheduler = scheduler or base.scheduler
+    prompts = _as_list(prompts)
+    conditions = _Conditions(model, prompts, image)
+    scheduler.set_timesteps(steps, device=base.device)
+    latents = start_noise(base, len(prompts), seed) * scheduler.init_noise_sigma
+    for index, t in enumerate(scheduler.timesteps):
+        latents = base.tap(f"latent[{int(t)}]", latents)
+        z_t = scheduler.scale_model_input(latents, t)
+        with parametrize.cached():  # both passes see the same W (1 + Delta): compute it once
+            with unet_features(base.unet) as features:
+                unconditional = base.predict(z_t, t, conditions.empty, "uncond")
+            hidden, embedding, offset = conditions.at(features)
+            conditional = base.predict(z_t, t, hidden, "cond")
+        prediction = unconditional + guidance * (conditional - unconditional)
+        prediction = base.tap("guidance.prediction", prediction)
+        latents = scheduler.step(prediction, t, latents).prev_sample
+        if index + 1 == len(scheduler.timesteps):
+            latents = base.tap("latent[end]", latents)
+        yield SampleStep(
+            index, int(t), latents, unconditional, conditional, prediction, embedding, offset
+        )
+
+
+class _Conditions:
+    """What the U-Net is told: the empty prompt, and the prompts, whose S* follows the noise."""
+
+    def __init__(self, model: Base | E4T, prompts: list[str], image: Image.Image | None):
+        self.model = model
+        base, tokenizer = model, None
+        if isinstance(model, E4T):
+            base, tokenizer = model.base, model.placeholder.tokenizer
+            model.check_attached()
+        self.ids = base.tokenize(["", *prompts], tokenizer)  # (1 + B, T)
+        encoded = base.text_encoder
+        self.empty = encoded(self.ids[:1]).last_hidden_state.expand(len(prompts), -1, -1)
+        self.image_features = self._image_features(prompts, image)
+        self.hidden = None  # (B, T, D) of prompts without S*: the same at every step
+        if self.image_features is None:
+            self.hidden = encoded(self.ids[1:]).last_hidden_state
+
+    def _image_features(self, prompts: list[str], image: Image.Image | None):
+        """(B, ...) of the concept's picture; None if no prompt mentions it."""
+        model = self.model
+        if not isinstance(model, E4T):
+            return None
+        token = model.placeholder.token
+        with_token = [prompt for prompt in prompts if token in prompt]
+        if not with_token:
+            return None
+        image = image or model.picture
         if image is None:
             raise ValueError(
-                f"The prompt mentions {e4t.placeholder.token}, but there is no picture of it: give `image`, or personalize first."
+                f"The prompt mentions {token}, but there is no picture of it: "
+                "give `image`, or personalize first."
             )
-        e4t.placeholder.tokenize(concept)  # refuses a prompt in which S* is cut off
-        view = e4t.encoder.view(base, base.pixels([image])).repeat_interleave(
-            len(prompts), 0
-        )  # (B, ...)
-    hidden = base.text_encoder(ids[:1]).last_hidden_state.expand(len(prompts), -1, -1)
-    conditional = None if concept else base.text_encoder(ids[1:]).last_hidden_state
-    base.scheduler.set_timesteps(steps, device=base.device)
-    latents = start_noise(base, len(prompts), seed) * base.scheduler.init_noise_sigma
-    for step, t in enumerate(base.scheduler.timesteps):
-        with parametrize.cached():  # both passes see the same W (1 + Delta): compute it once
-            with unet_features(base.unet) as found:
-                unconditional = base.unet(latents, t, hidden).sample
-            if concept:
-                embedding, offset = e4t.embedding(view, torch.cat(found, dim=-1))
-                conditional = e4t.placeholder.encode(ids[1:], embedding)
-            wanted = base.unet(latents, t, conditional).sample
-        prediction = unconditional + guidance * (wanted - unconditional)
-        latents = base.scheduler.step(prediction, t, latents).prev_sample
-        yield dict(locals())
+        model.placeholder.tokenize(with_token)  # refuses a prompt in which S* is cut off
+        features = model.image_features(model.base.pixels([image]))
+        return features.repeat_interleave(len(prompts), 0)
+
+    def at(self, features: list[torch.Tensor]):
+        """(prompts (B, T, D), v* (B, D), s E (B, D)), from the U-Net's features of z_t."""
+        if self.image_features is None:
+            return self.hidden, None, None
+        v, offset = self.model.embedding(self.image_features, torch.cat(features, dim=-1))
+        return self.model.placeholder.encode(self.ids[1:], v), v, offset
+
+
+def _as_list(prompts: list[str] | str) -> list[str]:
+    return [prompts] if isinstance(prompts, str) else list(prompts)
 
 
 @torch.no_grad()
@@ -88,12 +135,18 @@ def sample(
     steps: int = 20,
     guidance: float = 4.0,
     seed: int = 0,
-    batch: int = 32,
+    scheduler=None,
 ) -> list[Image.Image]:
-    """One PIL picture per prompt; see `sample_steps`. The same seed gives the same pictures on the same machine."""
-    prompts, out = [prompts] if isinstance(prompts, str) else list(prompts), []
-    for i in range(0, len(prompts), batch):
-        for state in sample_steps(model, prompts[i : i + batch], image, steps, guidance, seed + i):
-            pass
-        out += (model.base if isinstance(model, E4T) else model).decode(state["latents"])
-    return out
+    """One PIL picture per prompt; the arguments are those of `sample_steps`.
+
+    The same seed gives the same pictures on the same machine.
+    """
+    prompts = _as_list(prompts)
+    base = model.base if isinstance(model, E4T) else model
+    pictures = []
+    for start in range(0, len(prompts), DRAWN_AT_ONCE):
+        some = prompts[start : start + DRAWN_AT_ONCE]
+        for step in sample_steps(model, some, image, steps, guidance, seed + start, scheduler):
+            latents = step.latents
+        pictures += base.decode(latents)
+    return pictures

@@ -1,20 +1,255 @@
-"""The two phases, as generators that yield their locals: they differ only in data, learning rate, weight of the L2 term and steps."""
+"""The two phases. They differ only in data, rates, weights of the loss's terms, and steps.
 
-from contextlib import nullcontext
+Every training is a generator that yields a `Step` after each optimizer step, so that the reader
+decides what to print, draw or stop. More of what happens inside is shown by `inspection.trace`.
+"""
 
-import numpy as np
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from .base import Base, generator, square, transparency
-from .model import E4T
+from .base import Base
+from .files import generator, on_backgrounds, transparency
+from .model import E4T, Batch
 
-T_MIN = 300  # of 1,000: the lowest timestep that one picture is learned at
-OUTSIDE, OTHER_BACKGROUNDS = (
-    3.0,
-    16,
-)  # weight of what happens outside the mask, and how many backgrounds it is asked about; see `personalize`
+
+@dataclass(frozen=True)
+class Schedule:
+    """How one phase trains."""
+
+    steps: int
+    batch: int  # pictures of a step; in phase 2 the same picture under so many noises
+    lr: float  # AdamW's learning rate for the encoder
+    offsets_lr: float  # and for the weight offsets
+    weights: dict[str, float]  # {term of the loss: weight}, see `E4T.loss`
+    t_min: int = 0  # the lowest timestep (of 1,000) that is learned at
+    backgrounds: int = 0  # before how many others the subject is put, see `prepare_concept`
+    seed: int = 0
+    micro: int | None = None  # pictures at a time: same gradients, less memory; None: all at once
+    eight_bit: bool = False  # AdamW's averages in 8 bits (needs bitsandbytes)
+
+    def replace(self, **changes) -> "Schedule":
+        return replace(self, **changes)
+
+
+# Phase 1. The weight of the L2 term is the paper's; rates and batch were searched on the toy.
+PRETRAINING = Schedule(steps=1000, batch=24, lr=3e-5, offsets_lr=1e-3, weights={"l2": 0.01})
+
+# Phase 2. Our choices: learn at high noise only, where it is decided who it is (below, one picture
+# teaches only itself), and hold what lies outside the mask ("outside", before other backgrounds).
+PERSONALIZATION = Schedule(
+    steps=15,
+    batch=16,
+    lr=3e-4,
+    offsets_lr=6e-2,
+    weights={"l2": 0.1, "outside": 3.0},
+    t_min=300,
+    backgrounds=16,
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step says of itself."""
+
+    index: int  # 0 for the first
+    losses: dict[str, float]  # {"diffusion", every term, "total"}
+
+
+def pretrain(
+    model: E4T,
+    data: Batch,
+    schedule: Schedule = PRETRAINING,
+) -> Iterator[Step]:
+    """Phase 1, on many pictures of one domain: encoder and offsets learn, the base is frozen."""
+    groups = parameter_groups(model, schedule)
+    yield from fit(model, data, schedule, groups)
+
+
+def personalize(
+    model: E4T,
+    picture: Image.Image,
+    schedule: Schedule = PERSONALIZATION,
+    mask: Image.Image | None = None,
+    prompt: str | None = None,
+) -> Iterator[Step]:
+    """Phase 2, on ONE picture: encoder and (folded) offsets go on learning together.
+
+    mask: where the subject is ("L", white = subject; the paper uses one for faces); default: the
+    picture's transparency, if it has any. prompt: default "a photo of S*".
+    The model is changed in place, and `model.picture` is set.
+    """
+    model.fold()
+    # without the outside term the other backgrounds have no purpose
+    backgrounds = schedule.backgrounds if schedule.weights.get("outside") else 0
+    data = prepare_concept(model, picture, mask, prompt, backgrounds)
+    groups = parameter_groups(model, schedule)
+    yield from fit(model, data, schedule, groups)
+
+
+def fit(
+    model: E4T,
+    data: Batch,
+    schedule: Schedule,
+    groups: list[dict],
+    prior: Batch | None = None,
+) -> Iterator[Step]:
+    """The training loop on one device, of both phases and of every baseline.
+
+    groups: AdamW's parameter groups, all that learns. prior: pictures of the class, learned beside
+    (DreamBooth). In fp16 the loss is scaled, so that small gradients live.
+    """
+    _check_micro(schedule)
+    optimizer = adamw(groups, schedule.eight_bit)
+    learned = [p for group in groups for p in group["params"]]
+    loss = loss_function(model, schedule, learned)
+    loss_of_prior = loss_function(model, schedule.replace(weights={}), [])
+    half = model.base.dtype == torch.float16
+    scaler = torch.amp.GradScaler(model.base.device.type, init_scale=2.0**10, enabled=half)
+
+    def backward(value: torch.Tensor):
+        scaler.scale(value).backward()
+
+    for index in range(schedule.steps):
+        model.encoder.train()
+        optimizer.zero_grad()
+        drawn = draw_batch(model, data, schedule, index)
+        losses = accumulate(loss, *drawn, schedule.micro, backward)
+        if prior is not None:
+            beside = schedule.replace(seed=schedule.seed + 1)
+            drawn = draw_batch(model, prior, beside, index)
+            losses_of_prior = accumulate(loss_of_prior, *drawn, schedule.micro, backward)
+            losses["total"] += losses_of_prior["total"]
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        model.encoder.eval()
+        yield Step(index, losses)
+
+
+def parameter_groups(model: E4T, schedule: Schedule) -> list[dict]:
+    """AdamW's groups for encoder and offsets, each with its own learning rate."""
+    parts = model.parts()
+    return [
+        {"params": parts["encoder"], "lr": schedule.lr},
+        {"params": parts["offsets"], "lr": schedule.offsets_lr},
+    ]
+
+
+def adamw(groups: list[dict], eight_bit: bool = False) -> torch.optim.Optimizer:
+    """AdamW without weight decay.
+
+    eight_bit: with its two averages in 8 bits (bitsandbytes); ValueError if that is not installed.
+    """
+    if not eight_bit:
+        return torch.optim.AdamW(groups, weight_decay=0.0)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise ValueError(
+            "8-bit Adam needs bitsandbytes, which is not installed: `pip install bitsandbytes`, "
+            "or do without."
+        ) from None
+    return AdamW8bit(groups, weight_decay=0.0)
+
+
+def loss_function(model: E4T, schedule: Schedule, learned: list[torch.nn.Parameter]) -> Callable:
+    """loss(batch, noise, t) -> {name: scalar}, as `E4T.loss` gives it.
+
+    With the term "outside", a batch with a mask first gets the prediction that the model had made
+    before `learned` began to change.
+    """
+    holds = bool(schedule.weights.get("outside"))
+    start = [p.detach().clone() for p in learned if holds]
+
+    def loss(batch: Batch, noise: torch.Tensor, t: torch.Tensor) -> dict[str, torch.Tensor]:
+        if holds and batch.mask is not None:
+            with torch.no_grad(), initial_values(learned, start):
+                initial = model.predict(batch, noise, t, part="initial").noise_prediction
+            batch = batch.replace(initial=initial)
+        return model.loss(batch, noise, t, schedule.weights)
+
+    return loss
+
+
+@contextmanager
+def initial_values(
+    parameters: list[torch.nn.Parameter], start: list[torch.Tensor]
+) -> Iterator[None]:
+    """Inside, the parameters are what they were at the `start`; afterwards as they are now."""
+    now = [p.data for p in parameters]
+    for p, value in zip(parameters, start, strict=True):
+        p.data = value
+    try:
+        yield
+    finally:
+        for p, value in zip(parameters, now, strict=True):
+            p.data = value
+
+
+def accumulate(
+    loss: Callable,
+    batch: Batch,
+    noise: torch.Tensor,
+    t: torch.Tensor,
+    micro: int | None = None,
+    backward: Callable = torch.Tensor.backward,
+    around: Callable = nullcontext,
+) -> dict[str, float]:
+    """Leave the gradients of a batch's loss in the parameters, `micro` pictures at a time.
+
+    The same gradients with less memory. loss(batch, noise, t) -> {name: scalar} with a "total".
+    around(): a context for all micro-batches but the last, such as one that keeps processes from
+    talking. Returns the losses of the whole batch.
+    """
+    means: dict[str, float] = {}
+    parts = torch.arange(len(t)).split(micro or len(t))
+    for number, indices in enumerate(parts, start=1):
+        share = len(indices) / len(t)
+        with nullcontext() if number == len(parts) else around():
+            losses = loss(batch[indices], noise[indices], t[indices])
+            backward(losses["total"] * share)
+        for name, value in losses.items():
+            means[name] = means.get(name, 0.0) + share * value.item()
+    return means
+
+
+def _check_micro(schedule: Schedule):
+    if schedule.micro and "contrastive" in schedule.weights:
+        raise ValueError(
+            "The contrastive term compares all pictures of a batch: it cannot be computed in "
+            "micro-batches. Leave out `micro`."
+        )
+
+
+def draw_batch(
+    model: E4T, data: Batch, schedule: Schedule, index: int
+) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+    """Batch, noise (B, C, h, w) and timesteps (B,) of one step: a function of seed and index."""
+    g = generator(schedule.seed, index)
+    indices = torch.randint(len(data), (schedule.batch,), generator=g)
+    noise, t = draw_noise(model.base, data.latents, schedule.batch, g, schedule.t_min)
+    return data[indices.to(model.base.device)], noise, t
+
+
+def draw_noise(
+    base: Base, like: torch.Tensor, batch: int, g: torch.Generator, t_min: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise (batch, C, h, w) and timesteps (batch,) from t_min up.
+
+    The timesteps are spread evenly, which makes small batches less noisy (our choice).
+    """
+    end = base.scheduler.config.num_train_timesteps
+    noise = torch.randn((batch, *like.shape[1:]), generator=g)
+    places = torch.arange(batch) + torch.rand(batch, generator=g)  # one in each of `batch` parts
+    t = (t_min + places * (end - t_min) / batch).long()
+    t = t.clamp(max=end - 1)  # in fp32, the end of the last part may be rounded up
+    return noise.to(like), t.to(base.device)
 
 
 @torch.no_grad()
@@ -23,359 +258,66 @@ def prepare(
     images: list[Image.Image],
     prompts: list[str],
     masks: list[Image.Image] | None = None,
-    batch: int = 64,
     required: bool = True,
-) -> dict:
-    """Everything about pictures that does not change during training, computed once. required: every prompt must mention S*.
+) -> Batch:
+    """Everything about pictures that does not change during training, computed once.
 
-    Returns latents (n, C, h, w), view (n, ...): what the encoder sees, ids (n, T), mask (n, 1, h, w) in [0, 1] or None.
+    required: every prompt must mention S*. ValueError if a mask shows nothing of its picture.
     """
-    base, latents, views = model.base, [], []
-    for i in range(0, len(images), batch):
-        pixels = base.pixels(images[i : i + batch])
+    base = model.base
+    latents, image_features = [], []
+    for start in range(0, len(images), 64):
+        pixels = base.pixels(images[start : start + 64])
         latents.append(base.encode(pixels).to(base.dtype))
-        views.append(model.encoder.view(base, pixels).to(base.dtype))
-    data = {
-        "latents": torch.cat(latents),
-        "view": torch.cat(views),
-        "ids": model.placeholder.tokenize(prompts, required),
-        "mask": None,
-    }
-    if masks is not None:
-        whole = (
-            base.pixels([Image.merge("RGB", [m.convert("L")] * 3) for m in masks])[:, :1] / 2 + 0.5
-        )
-        data["mask"] = F.interpolate(whole, data["latents"].shape[-2:], mode="area")
-        if (data["mask"].mean(dim=(1, 2, 3)) < 1e-3).any():  # the loss divides by it
-            raise ValueError(
-                "A mask shows nothing in the middle square, which is all that the model sees. Crop picture and mask to the subject, or give no mask."
-            )
-    return data
-
-
-def select(data: dict, rows: torch.Tensor) -> dict:
-    return {k: v if v is None else v[rows] for k, v in data.items()}
-
-
-def _draw(
-    model: E4T, data: dict, batch: int, seed: int, step: int, t_min: int = 0
-) -> tuple[dict, torch.Tensor, torch.Tensor]:
-    """The batch of one step: rows, noise and timesteps."""
-    g = generator(seed, step)
-    rows = torch.randint(len(data["latents"]), (batch,), generator=g)
-    return select(data, rows.to(model.base.device)), *draw_noise(
-        model.base, data["latents"], batch, g, t_min
+        image_features.append(model.image_features(pixels).to(base.dtype))
+    data = Batch(
+        latents=torch.cat(latents),
+        image_features=torch.cat(image_features),
+        ids=model.placeholder.tokenize(prompts, required),
     )
+    if masks is None:
+        return data
+    return data.replace(mask=_latent_masks(base, masks, data.latents.shape[-2:]))
 
 
-def draw_noise(
-    base: Base, like: torch.Tensor, batch: int, g: torch.Generator, t_min: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise (batch, C, h, w) and timesteps (batch,) from t_min up, spread evenly, which makes small batches less noisy (our choice)."""
-    last = base.scheduler.config.num_train_timesteps
-    noise = torch.randn((batch, *like.shape[1:]), generator=g)
-    t = (
-        t_min + (torch.arange(batch) + torch.rand(batch, generator=g)) * (last - t_min) / batch
-    ).long()
-    return noise.to(like), t.to(base.device)
-
-
-@torch.no_grad()
-def relative_gap(base: Base, latents: torch.Tensor, loss, batch: int = 32) -> float:
-    """(loss when told it is somebody else - loss when told right) / loss when told right; same noise, same timesteps, spread over all.
-
-    loss(rows, others, noise, t) -> mean loss of `latents[rows]` when the condition is that of `others`, their neighbours or themselves."""
-    n, g = len(latents), torch.Generator().manual_seed(0)
-    noise = torch.randn(latents.shape, generator=g).to(latents)
-    t = (
-        torch.linspace(0, base.scheduler.config.num_train_timesteps - 1, n)
-        .long()[torch.randperm(n, generator=g)]
-        .to(latents.device)
-    )
-    right = wrong = 0.0
-    for rows in torch.arange(n).split(batch):
-        right += float(loss(rows, rows, noise[rows], t[rows])) * len(rows)
-        wrong += float(loss(rows, (rows + 1) % n, noise[rows], t[rows])) * len(rows)
-    return (wrong - right) / right
-
-
-def conditioning_gap(model: E4T, data: dict) -> float:
-    """`relative_gap` with another identity's picture behind S*. 0: S* carries nothing of the identity. One row per identity."""
-    return relative_gap(
-        model.base,
-        data["latents"],
-        lambda rows, others, noise, t: model.loss(
-            select(data, rows), noise, t, {}, data["view"][others]
-        )["diffusion"],
-    )
-
-
-def learn_dictionary(
-    model: E4T,
-    data: dict,
-    words: torch.Tensor,
-    steps: int = 1000,
-    batch: int = 64,
-    lr: float = 1e-3,
-    seed: int = 0,
-):
-    """Before E4T's own loss (our choice, not the paper's): the base has words for some concepts; from their pictures, find the words.
-
-    words (n, D): the token embedding of each picture's name. Only the encoder learns."""
-    optimizer = torch.optim.AdamW(model.encoder.parameters(), lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    for step in range(steps):
-        part, noise, t = _draw(model, data | {"words": words}, batch, seed, step)
-        model.encoder.train()
-        z_t, _ = model.base.noisy(part["latents"], noise, t)
-        embedding, offset = model.embedding(part["view"], model.features(z_t, t))
-        loss = (embedding - part["words"]).square().sum(-1).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        model.encoder.eval()
-        yield dict(locals())
-
-
-def adamw(groups: list[dict], eight_bit: bool = False) -> torch.optim.Optimizer:
-    """AdamW without weight decay; eight_bit: with its two averages in 8 bits (bitsandbytes), ValueError if that is not installed."""
-    if not eight_bit:
-        return torch.optim.AdamW(groups, weight_decay=0.0)
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError:
+def _latent_masks(base: Base, masks: list[Image.Image], size: tuple[int, int]) -> torch.Tensor:
+    """Masks as PIL pictures -> (B, 1, h, w) in [0, 1]."""
+    colored = [Image.merge("RGB", [mask.convert("L")] * 3) for mask in masks]
+    whole = base.pixels(colored)[:, :1] / 2 + 0.5  # (B, 1, H, W)
+    small = F.interpolate(whole, size, mode="area")
+    if (small.mean(dim=(1, 2, 3)) < 1e-3).any():  # the loss divides by it
         raise ValueError(
-            "8-bit Adam needs bitsandbytes, which is not installed: `pip install bitsandbytes`, or do without."
-        ) from None
-    return AdamW8bit(groups, weight_decay=0.0)
-
-
-def backward(
-    loss,
-    part: dict,
-    noise: torch.Tensor,
-    t: torch.Tensor,
-    micro: int | None = None,
-    run=torch.Tensor.backward,
-    around=lambda last: nullcontext(),
-) -> dict:
-    """Leave the gradients of a batch's loss in the parameters, `micro` rows at a time (default: all): the same gradients, less memory.
-
-    loss(part, noise, t) -> terms, as `E4T.loss`'s. run(loss) goes backward; around(whether these are the last rows) is entered for each `micro` rows.
-    Returns the terms, the scalars for the whole batch, the rest for the last rows."""
-    means, parts = {}, torch.arange(len(t)).split(micro or len(t))
-    for i, rows in enumerate(parts):
-        with around(i + 1 == len(parts)):
-            terms, share = loss(select(part, rows), noise[rows], t[rows]), len(rows) / len(t)
-            run(terms["loss"] * share)
-        for name, value in terms.items():
-            if value.ndim == 0:
-                means[name] = means.get(name, 0.0) + share * value.detach()
-    return terms | means
-
-
-def tune(
-    model: E4T,
-    data: dict,
-    groups: list[dict],
-    steps: int,
-    batch: int,
-    weights: dict[str, float],
-    seed: int,
-    t_min: int = 0,
-    validation: dict | None = None,
-    gap_every: int = 100,
-    prior: dict | None = None,
-    micro: int | None = None,
-    eight_bit: bool = False,
-):
-    """The training loop on one device, of E4T's two phases and of every baseline.
-
-    groups: AdamW's, all that learns. weights: see `E4T.loss`. prior: prepared pictures of the class, learned beside (DreamBooth).
-    micro: rows at a time, see `backward`; not with "contrastive", which looks at the whole batch. In fp16 the loss is scaled, so that small gradients live."""
-    if micro and "contrastive" in weights:
-        raise ValueError(
-            "The contrastive term compares all pictures of a batch: it cannot be computed in micro-batches. Leave out `micro`."
+            "A mask shows nothing in the middle square, which is all that the model sees. "
+            "Crop picture and mask to the subject, or give no mask."
         )
-    optimizer, learned = adamw(groups, eight_bit), [p for group in groups for p in group["params"]]
-    start = (
-        [p.detach().clone() for p in learned]
-        if weights.get("outside") and data["mask"] is not None
-        else None
-    )
-    scaler = torch.amp.GradScaler(
-        model.base.device.type, init_scale=2.0**10, enabled=model.base.dtype == torch.float16
-    )
-    run = lambda loss: scaler.scale(loss).backward()  # noqa: E731
-    for step in range(steps):
-        part, noise, t = _draw(model, data, batch, seed, step, t_min)
-        model.encoder.train()
-        optimizer.zero_grad()
-        terms = backward(
-            lambda some, *at: model.loss(
-                some | model.before(learned, start, some, *at), *at, weights
-            ),
-            part,
-            noise,
-            t,
-            micro,
-            run,
-        )
-        loss = terms["loss"]
-        if prior:
-            loss = (
-                loss
-                + backward(
-                    lambda *some: model.loss(*some, {}),
-                    *_draw(model, prior, batch, seed + 1, step, t_min),
-                    micro,
-                    run,
-                )["loss"]
-            )
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(learned, 1.0)
-        scaler.step(optimizer)
-        scaler.update()
-        model.encoder.eval()
-        gap = (
-            conditioning_gap(model, validation)
-            if validation and (step + 1) % gap_every == 0
-            else None
-        )
-        yield dict(locals())
+    return small
 
 
-def groups(model: E4T, lr: float, offsets_lr: float) -> list[dict]:
-    return [
-        {"params": model.parts()["encoder"], "lr": lr},
-        {"params": model.parts()["offsets"], "lr": offsets_lr},
-    ]
-
-
-def pretrain(
-    model: E4T,
-    data: dict,
-    steps: int = 1000,
-    batch: int = 24,
-    lr: float = 3e-5,
-    offsets_lr: float = 1e-3,
-    l2: float = 0.01,
-    seed: int = 0,
-    validation: dict | None = None,
-    gap_every: int = 100,
-    micro: int | None = None,
-    eight_bit: bool = False,
-    **weights: float,
-):
-    """Phase 1, on many pictures of one domain: encoder and offsets learn, the base is frozen. Yields the locals of every step;
-    among them, every `gap_every` steps, `gap`: the conditioning gap on `validation`, a prepared set of other identities.
-
-    weights: further terms of the loss by name (contrastive, sparsity, cosine; see `E4T.loss`). micro, eight_bit: to save memory, see `tune`."""
-    yield from tune(
-        model,
-        data,
-        groups(model, lr, offsets_lr),
-        steps,
-        batch,
-        {"l2": l2} | weights,
-        seed,
-        0,
-        validation,
-        gap_every,
-        None,
-        micro,
-        eight_bit,
-    )
-
-
-def personalize(
-    model: E4T,
-    image: Image.Image,
-    mask: Image.Image | None = None,
-    prompt: str | None = None,
-    steps: int = 15,
-    batch: int = 16,
-    lr: float = 3e-4,
-    offsets_lr: float = 6e-2,
-    l2: float = 0.1,
-    outside: float = OUTSIDE,
-    seed: int = 0,
-    t_min: int = T_MIN,
-    validation: dict | None = None,
-    gap_every: int = 5,
-    micro: int | None = None,
-    eight_bit: bool = False,
-):
-    """Phase 2, on ONE picture: the same loss under `batch` noises a step; encoder and (folded) offsets go on learning together.
-
-    t_min: the lowest timestep (of 1,000) to learn at. Who it is, is decided at high noise; below, one picture teaches only itself (our choice).
-    outside: weight of `outside_change`, where a mask says what the loss does not look at (our choice; 0 to do without); the subject is then put before
-    OTHER_BACKGROUNDS random ones.
-    mask: where the subject is ("L", white = subject; the paper uses one for faces); default: the picture's transparency, if it has any.
-    micro, eight_bit: to save memory, see `tune`.
-    The model is changed in place and `model.picture` is set. Yields the locals of every step, `gap` among them as in `pretrain`."""
-    model.fold()
-    data = show(model, image, mask, prompt, OTHER_BACKGROUNDS if outside else 0)
-    yield from tune(
-        model,
-        data,
-        groups(model, lr, offsets_lr),
-        steps,
-        batch,
-        {"l2": l2, "outside": outside},
-        seed,
-        t_min,
-        validation,
-        gap_every,
-        None,
-        micro,
-        eight_bit,
-    )
-
-
-def show(
+def prepare_concept(
     model: E4T,
     image: Image.Image,
     mask: Image.Image | None = None,
     prompt: str | None = None,
     backgrounds: int = 0,
-) -> dict:
-    """Make `image` the model's picture, and prepare it with its mask as a training set of one; backgrounds: of so many, see `on_backgrounds`, if there is a mask."""
+) -> Batch:
+    """Make `image` the model's picture, and prepare it with its mask as a training set.
+
+    backgrounds: with a mask, the subject before so many other backgrounds; the encoder goes on
+    seeing the picture itself. ValueError if mask and picture are of different sizes.
+    """
     if mask and mask.size != image.size:
         raise ValueError(
-            f"The mask is {mask.width} x {mask.height}, its picture {image.width} x {image.height}: both must be of one size, since both are cropped alike."
+            f"The mask is {mask.width} x {mask.height}, its picture {image.width} x "
+            f"{image.height}: both must be of one size, since both are cropped alike."
         )
-    mask, prompt = mask or transparency(image), prompt or f"a photo of {model.placeholder.token}"
+    mask = mask or transparency(image)
+    prompt = prompt or f"a photo of {model.placeholder.token}"
     data = prepare(model, [image], [prompt], [mask] if mask else None)
     model.picture = image
-    if mask and backgrounds:
-        others = prepare(
-            model,
-            on_backgrounds(image, mask, backgrounds, model.base.resolution),
-            [prompt] * backgrounds,
-            batch=1,
-        )  # one by one: memory as for one
-        data = {k: v.expand(backgrounds, *v.shape[1:]) for k, v in data.items()} | {
-            "latents": others["latents"]
-        }  # the encoder goes on seeing the picture itself
-    return data
-
-
-def on_backgrounds(
-    image: Image.Image, mask: Image.Image, count: int, size: int, seed: int = 0
-) -> list[Image.Image]:
-    """The subject before `count` other backgrounds (our choice), size x size: 1, 4, 16 or 64 random colours that run into each other."""
-    rng, subject, where = (
-        np.random.default_rng(seed),
-        square(image, size),
-        square(mask, size).convert("L"),
-    )
-    colors = (
-        Image.fromarray(rng.integers(0, 256, (2 ** (i % 4), 2 ** (i % 4), 3), dtype=np.uint8))
-        for i in range(count)
-    )
-    return [
-        Image.composite(subject, background.resize((size, size), Image.Resampling.BICUBIC), where)
-        for background in colors
-    ]
+    if not mask or not backgrounds:
+        return data
+    others = on_backgrounds(image, mask, backgrounds, model.base.resolution)
+    with torch.no_grad():  # one by one: memory as for one picture
+        latents = [model.base.encode(model.base.pixels([other])) for other in others]
+    repeated = data[torch.zeros(backgrounds, dtype=torch.long, device=data.ids.device)]
+    return repeated.replace(latents=torch.cat(latents).to(model.base.dtype))

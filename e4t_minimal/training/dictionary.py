@@ -1,0 +1,41 @@
+"""Before E4T's own loss, the encoder learns the base's words for the people that it knows.
+
+Our choice, not the paper's.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+from ..model import E4T, Batch
+from ..train import Schedule, Step, draw_batch
+
+# the encoder alone learns
+DICTIONARY = Schedule(steps=1000, batch=64, lr=1e-3, offsets_lr=0.0, weights={})
+
+
+def fit_dictionary(
+    model: E4T, data: Batch, words: torch.Tensor, schedule: Schedule = DICTIONARY
+) -> Iterator[Step]:
+    """From pictures of people, find the words that the base has for them.
+
+    words (n, D): the token embedding of each picture's name. Only the encoder learns.
+    """
+    optimizer = torch.optim.AdamW(model.encoder.parameters(), schedule.lr, weight_decay=0.01)
+    rate = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, schedule.lr, total_steps=schedule.steps, pct_start=0.1
+    )
+    # each picture's word takes the place of its prompt, so that both are drawn together
+    data = data.replace(ids=words)
+    for index in range(schedule.steps):
+        model.encoder.train()
+        batch, noise, t = draw_batch(model, data, schedule, index)
+        z_t, _ = model.base.add_noise(batch.latents, noise, t)
+        embedding, _ = model.embedding(batch.image_features, model.unet_features(z_t, t))
+        loss = (embedding - batch.ids).square().sum(-1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rate.step()
+        model.encoder.eval()
+        yield Step(index, {"total": loss.item()})
