@@ -1,13 +1,16 @@
+import hashlib
 import json
+import shutil
 import time
 
 import numpy as np
 import pytest
 
-from e4t_minimal.world.scenery import PLACES, PLAIN, STYLES, rng_of
+from e4t_minimal import world
 from e4t_minimal.world import (
     DOMAINS,
     NAMES,
+    SPLITS,
     Identity,
     Scene,
     as_dataset,
@@ -17,132 +20,161 @@ from e4t_minimal.world import (
     identity,
     named,
 )
+from e4t_minimal.world.random_numbers import rng_of
+from e4t_minimal.world.scenery import BACKGROUNDS, PLACES, PLAIN, STYLES, background
 
 
 def pixels(one, scene):
-    return np.asarray(draw(one, scene)[0], dtype=int)
+    """(64, 64, 3) whole numbers."""
+    picture, _, _ = draw(one, scene)
+    return np.asarray(picture, dtype=int)
+
+
+def pictures_of(one, scenes):
+    """How many different pictures the scenes give."""
+    return len({pixels(one, scene).tobytes() for scene in scenes})
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_same_seed_same_picture(domain):
-    one, two = example(domain, "train", 7, seed=3), example(domain, "train", 7, seed=3)
-    assert (
-        one["caption"] == two["caption"]
-        and one["image"].tobytes() == two["image"].tobytes()
-        and one["mask"].tobytes() == two["mask"].tobytes()
-    )
-    assert example(domain, "train", 8, seed=3)["image"].tobytes() != one["image"].tobytes()
-    assert one["image"].size == one["mask"].size == (64, 64) and one["mask"].mode == "L"
+    one = example(domain, "train", 7, seed=3)
+    two = example(domain, "train", 7, seed=3)
+    assert one["caption"] == two["caption"]
+    assert one["image"].tobytes() == two["image"].tobytes()
+    assert one["mask"].tobytes() == two["mask"].tobytes()
+    other = example(domain, "train", 8, seed=3)
+    assert other["image"].tobytes() != one["image"].tobytes()
+    assert one["image"].size == one["mask"].size == (64, 64)
+    assert one["mask"].mode == "L"
+
+
+WORDS = "f0b4f52b"
+DRAWN = {  # means of red, green, blue and mask, 0..255
+    "face": (160.95, 155.48, 150.74, 126.12),
+    "critter": (180.04, 155.04, 136.32, 117.75),
+    "robot": (163.37, 154.24, 160.29, 121.45),
+}
+
+
+def test_the_world_is_the_one_that_the_shipped_models_have_learned():
+    """Identities, scenes and captions to the letter: another order of draws is another world."""
+    checksum = hashlib.sha256()
+    for domain in DOMAINS:
+        for split in (*SPLITS, "named"):
+            for index in range(20):
+                row = example(domain, split, index, seed=index % 3, plain=0.3)
+                for column in ("identity", "scene", "caption"):
+                    checksum.update(row[column].encode())
+    assert checksum.hexdigest()[:8] == WORDS
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_pictures_are_what_the_shipped_models_have_seen(domain):
+    """Their mean color, within what another version of the drawing libraries may change."""
+    rows = [example(domain, "train", index) for index in range(20)]
+    color = np.mean([np.asarray(row["image"]) for row in rows], axis=(0, 1, 2))
+    mask = np.mean([np.asarray(row["mask"]) for row in rows])
+    assert np.abs(np.array([*color, mask]) - DRAWN[domain]).max() < 0.2
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_splits_share_no_identity(domain):
-    people = {
-        split: [identity(domain, split, i) for i in range(400)]
-        for split in ("train", "validation", "held-out")
-    }
-    seen = {split: {json.dumps(one.visible) for one in ones} for split, ones in people.items()}
-    assert (
-        not seen["train"] & seen["validation"]
-        and not seen["train"] & seen["held-out"]
-        and not seen["validation"] & seen["held-out"]
-    )
-    assert all(
-        one.split == split for split, ones in people.items() for one in ones
-    )  # by construction
+    people = {split: [identity(domain, split, i) for i in range(400)] for split in SPLITS}
+    seen = {}
+    for split, ones in people.items():
+        assert all(one.split == split for one in ones)
+        seen[split] = {json.dumps(one.visible) for one in ones}
+    assert not seen["train"] & seen["validation"]
+    assert not seen["train"] & seen["held-out"]
+    assert not seen["validation"] & seen["held-out"]
     assert all(one.split == "train" for one in named(domain))
 
 
 def test_what_cannot_be_seen_does_not_make_another_identity():
-    one = next(
-        one
-        for one in (identity("critter", "held-out", i) for i in range(100))
-        if one.attributes["top"] == "none"
-    )
-    others = [
-        Identity("critter", one.attributes | {"top_color": color})
-        for color in DOMAINS["critter"].attributes["top_color"]
-    ]
-    assert {other.split for other in others} == {"held-out"} and len(
-        {pixels(other, Scene()).tobytes() for other in others}
-    ) == 1
+    critters = [identity("critter", "held-out", i) for i in range(100)]
+    one = next(one for one in critters if one.attributes["top"] == "none")
+    colors = DOMAINS["critter"].attributes["top_color"]
+    others = [Identity("critter", one.attributes | {"top_color": color}) for color in colors]
+    assert {other.split for other in others} == {"held-out"}
+    assert len({pixels(other, Scene()).tobytes() for other in others}) == 1
 
 
 def test_every_name_has_one_identity_and_every_identity_one_name():
     people = [one for domain in DOMAINS for one in named(domain)]
-    assert (
-        len(people)
-        == len({one.name for one in people})
-        == len({json.dumps([one.domain, one.visible]) for one in people})
-        == 3 * NAMES
-    )
+    assert len(people) == 3 * NAMES
+    assert len({one.name for one in people}) == 3 * NAMES
+    assert len({json.dumps([one.domain, one.visible]) for one in people}) == 3 * NAMES
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_every_attribute_and_expression_shows(domain):
-    """Changing any word of an identity, or the expression, changes the picture; changing nothing does not."""
-    one, scene = identity(domain, "train", 1), Scene()
-    one = Identity(
-        domain,
-        {
-            a: next(w for w in words if w != "none")
-            for a, words in DOMAINS[domain].attributes.items()
-        },
-    )
-    before = pixels(one, scene)
-    for attribute, words in DOMAINS[domain].attributes.items():
-        seen = {
-            pixels(Identity(domain, one.attributes | {attribute: word}), scene).tobytes()
-            for word in words
-        }
-        assert len(seen) == len(words), f"two words of {attribute} draw the same picture"
-    faces = {pixels(one, Scene(expression=e)).tobytes() for e in DOMAINS[domain].expressions}
-    assert len(faces) == len(DOMAINS[domain].expressions) and before.tobytes() in faces
+    """Changing any word of an identity, or the expression, changes the picture."""
+    attributes = DOMAINS[domain].attributes
+    seen = {}
+    for attribute, words in attributes.items():
+        seen[attribute] = next(word for word in words if word != "none")
+    for attribute, words in attributes.items():
+        ones = [Identity(domain, seen | {attribute: word}) for word in words]
+        drawn = {pixels(one, Scene()).tobytes() for one in ones}
+        assert len(drawn) == len(words), f"two words of {attribute} draw the same picture"
+    expressions = DOMAINS[domain].expressions
+    scenes = [Scene(expression=expression) for expression in expressions]
+    assert pictures_of(Identity(domain, seen), scenes) == len(expressions)
+    assert pictures_of(Identity(domain, seen), [*scenes, Scene()]) == len(expressions)
+
+
+FACE = Identity(
+    "face",
+    {
+        "skin": "pale",
+        "top": "long",
+        "top_color": "brown",
+        "beard": "none",
+        "glasses": "sunglasses",
+        "clothes": "hoodie",
+        "clothes_color": "blue",
+    },
+)
 
 
 def test_caption_says_what_the_options_are():
-    one = Identity(
-        "face",
-        dict(
-            skin="pale",
-            top="long",
-            top_color="brown",
-            beard="none",
-            glasses="sunglasses",
-            clothes="hoodie",
-            clothes_color="blue",
-        ),
+    assert caption(FACE, Scene("beach", "sketch", "sad")) == (
+        "a pencil sketch of a sad face with pale skin and long brown hair and sunglasses "
+        "and a blue hoodie on the beach"
     )
-    assert (
-        caption(one, Scene("beach", "sketch", "sad"))
-        == "a pencil sketch of a sad face with pale skin and long brown hair and sunglasses and a blue hoodie on the beach"
-    )
-    assert caption(one, Scene("beach"), subject="S*") == "a photo of smiling S* on the beach"
-    assert caption(one, Scene("pink", "sketch")).endswith(
-        "hoodie"
-    )  # a plain colour is not seen in a sketch, so it is not named
-    rng = rng_of("test")
-    assert len({caption(one, Scene(), rng) for _ in range(30)}) > 5  # details are dropped at random
+    assert caption(FACE, Scene("beach"), subject="S*") == "a photo of smiling S* on the beach"
+    small = Scene("beach", size="small")
+    assert caption(FACE, small, subject="S*") == "a photo of small smiling S* on the beach"
+    # a plain color is not seen in a sketch, so it is not named
+    assert caption(FACE, Scene("pink", "sketch")).endswith("hoodie")
+    rng = rng_of("test")  # details are dropped at random
+    assert len({caption(FACE, Scene(), rng) for _ in range(30)}) > 5
 
 
 def test_background_colour_and_mask_agree_with_the_picture():
     one = identity("robot", "train", 0)
-    for name, hex_ in PLAIN.items():
-        image, _, mask = draw(one, Scene(name))
+    for name, code in PLAIN.items():
+        picture, _, mask = draw(one, Scene(name))
         outside = np.asarray(mask) == 0
         assert outside.mean() > 0.2
-        assert (
-            np.asarray(image)[outside] == tuple(int(hex_[i : i + 2], 16) for i in (1, 3, 5))
-        ).all()
+        color = [int(code[i : i + 2], 16) for i in (1, 3, 5)]
+        assert (np.asarray(picture)[outside] == color).all()
 
 
 def test_places_and_styles_differ():
     one = identity("face", "train", 0)
-    assert len({pixels(one, Scene(place)).tobytes() for place in PLACES}) == len(PLACES)
-    assert len({pixels(one, Scene("beach", style)).tobytes() for style in STYLES}) == len(STYLES)
-    assert (pixels(one, Scene("beach", "negative")) == 255 - pixels(one, Scene("beach"))).all()
+    assert pictures_of(one, [Scene(place) for place in PLACES]) == len(PLACES)
+    assert pictures_of(one, [Scene("beach", style) for style in STYLES]) == len(STYLES)
+    photo = pixels(one, Scene("beach"))
+    assert (pixels(one, Scene("beach", "negative")) == 255 - photo).all()
     grey = pixels(one, Scene("beach", "greyscale"))
     assert (grey[..., 0] == grey[..., 1]).all()
+
+
+@pytest.mark.parametrize("name", BACKGROUNDS)
+def test_a_place_depends_on_its_seed_and_a_plain_color_does_not(name):
+    pictures = {background(name, seed).tobytes() for seed in range(4)}
+    assert (len(pictures) > 1) == (name in PLACES)
 
 
 def test_unknown_domain_names_the_choices():
@@ -154,11 +186,24 @@ def test_dataset_is_drawn_once_and_quickly():
     start = time.perf_counter()
     one = as_dataset("critter", "held-out", 20, seed=11)
     two = as_dataset("critter", "held-out", 20, seed=11)
-    assert (
-        one.column_names == ["image", "caption", "mask", "identity", "scene"]
-        and one.cache_files == two.cache_files
-    )
-    assert (
-        one[3]["image"].tobytes() == example("critter", "held-out", 3, seed=11)["image"].tobytes()
-    )
+    assert one.column_names == ["image", "caption", "mask", "identity", "scene"]
+    assert one.cache_files == two.cache_files
+    expected = example("critter", "held-out", 3, seed=11)
+    assert one[3]["image"].tobytes() == expected["image"].tobytes()
     assert time.perf_counter() - start < 30
+
+
+@pytest.mark.parametrize("name", ["identities.py", "scenery.py", "drawing.py", "domains.json"])
+def test_other_code_draws_another_dataset(name, tmp_path, monkeypatch):
+    def cache_file():
+        return as_dataset("robot", "held-out", 1, seed=12).cache_files[0]["filename"]
+
+    now = cache_file()
+    assert cache_file() == now
+    folder = tmp_path / "world"
+    shutil.copytree(world.__path__[0], folder)
+    monkeypatch.setattr("e4t_minimal.world.dataset.files", lambda package: folder)
+    assert cache_file() == now
+    with (folder / name).open("a") as file:
+        file.write("\n")
+    assert cache_file() != now
