@@ -124,7 +124,7 @@ class Base:
         """One pass of the U-Net: z_t (B, C, h, w), t (B,) or (), text (B, T, D) -> (B, C, h, w).
 
         part says what the pass is for, to whoever looks inside: "cond" with a prompt, "uncond" with
-        the empty one, "features" for the encoder alone, "initial" as the model was before phase 2.
+        the empty one, "features" for the encoder alone.
         """
         self.running = (part, t)
         try:
@@ -138,6 +138,15 @@ class Base:
         for function in self.taps:
             tensor = function(name, tensor)
         return tensor
+
+    @contextmanager
+    def untapped(self) -> Iterator[None]:
+        """Inside, nobody looks: for what is computed beside, and is not what the model says."""
+        taps, self.taps = self.taps, []
+        try:
+            yield
+        finally:
+            self.taps = taps
 
     def frozen(self, device: str = "cpu", resolution: int | None = None) -> "Base":
         """Itself on the device, without gradients, drawing at `resolution` pixels if that is given.

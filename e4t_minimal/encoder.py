@@ -116,7 +116,7 @@ class _FeaturesComplete(Exception):
 
 @torch.no_grad()
 def encoder_half(
-    base: Base, z_t: torch.Tensor, t: torch.Tensor, hidden: torch.Tensor, part: str = "features"
+    base: Base, z_t: torch.Tensor, t: torch.Tensor, hidden: torch.Tensor
 ) -> torch.Tensor:
     """The U-Net's features (B, sum of widths) of z_t (B, C, h, w) with text hidden (B, T, D).
 
@@ -129,7 +129,7 @@ def encoder_half(
     with unet_features(base.unet) as collected:
         hook = base.unet.mid_block.register_forward_hook(stop)
         try:
-            base.predict(z_t, t, hidden, part)
+            base.predict(z_t, t, hidden, "features")
         except _FeaturesComplete:
             pass
         finally:

@@ -118,16 +118,14 @@ class E4T:
         """What the encoder sees of pictures (B, 3, H, W) in [-1, 1]: for CLIP (B, L/2, width)."""
         return self.encoder.image_features(self.base, pixels)
 
-    def unet_features(
-        self, z_t: torch.Tensor, t: torch.Tensor, part: str = "features"
-    ) -> torch.Tensor:
+    def unet_features(self, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The U-Net's features (B, width) of z_t (B, C, h, w) under the empty prompt, offsets on.
 
         Without gradients; (B, 0) for an encoder that does not look at the noise.
         """
         if not self.encoder.sees_noise:
             return z_t.new_zeros(len(z_t), 0)
-        return encoder_half(self.base, z_t, t, self.empty.expand(len(z_t), -1, -1), part)
+        return encoder_half(self.base, z_t, t, self.empty.expand(len(z_t), -1, -1))
 
     def embedding(
         self, image_features: torch.Tensor, unet_features: torch.Tensor
@@ -147,21 +145,18 @@ class E4T:
         noise: torch.Tensor,
         t: torch.Tensor,
         image_features: torch.Tensor | None = None,
-        part: str = "cond",
     ) -> Prediction:
         """One look at noisy pictures: noise (B, C, h, w), timesteps t (B,).
 
         image_features: of other pictures, to put somebody else behind S* (default: the batch's own).
-        part: "initial" keeps the passes from whoever looks inside, see `Base.predict`.
         """
         self.check_attached()
         if image_features is None:
             image_features = batch.image_features
         z_t, target = self.base.add_noise(batch.latents, noise, t)
-        features = self.unet_features(z_t, t, "features" if part == "cond" else part)
-        v, offset = self.embedding(image_features, features)
+        v, offset = self.embedding(image_features, self.unet_features(z_t, t))
         hidden = self.placeholder.encode(batch.ids, v)
-        noise_prediction = self.base.predict(z_t, t, hidden, part)
+        noise_prediction = self.base.predict(z_t, t, hidden)
         return Prediction(z_t, target, v, offset, hidden, noise_prediction)
 
     def loss(

@@ -169,8 +169,8 @@ def loss_function(model: E4T, schedule: Schedule, learned: list[torch.nn.Paramet
 
     def loss(batch: Batch, noise: torch.Tensor, t: torch.Tensor) -> dict[str, torch.Tensor]:
         if holds and batch.mask is not None:
-            with torch.no_grad(), initial_values(learned, start):
-                initial = model.predict(batch, noise, t, part="initial").noise_prediction
+            with torch.no_grad(), initial_values(learned, start), model.base.untapped():
+                initial = model.predict(batch, noise, t).noise_prediction
             batch = batch.replace(initial=initial)
         return model.loss(batch, noise, t, schedule.weights)
 
