@@ -6,7 +6,8 @@ Axis letters, here and everywhere: B batch; C, H, W channels, height, width of a
 for latents); N tokens of a picture; D width of a word's embedding; L layers; T tokens of a prompt.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
