@@ -23,14 +23,14 @@ def model(base):
 
 @pytest.fixture
 def faces():
+    """Four people: (picture, caption, mask)."""
     return [draw(identity("face", "train", i), Scene()) for i in range(4)]
 
 
 @pytest.fixture
 def data(model, faces):
-    return prepare(
-        model, [image for image, _, _ in faces], ["a photo of S* on a white background"] * 4
-    )
+    images = [image for image, _, _ in faces]
+    return prepare(model, images, ["a photo of S* on a white background"] * 4)
 
 
 @pytest.fixture

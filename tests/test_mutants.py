@@ -1,18 +1,19 @@
-"""Do the tests notice a module that is broken? Some mutants here; all of them, and the notebooks too, in `make mutants`."""
+"""Do the tests notice a module that is broken?
+
+Some mutants here; all of them, and the notebooks too, in `make mutants`.
+"""
 
 import pytest
-from mutants import MUTANTS, broken, test_passes
-
-test_passes.__test__ = False  # a helper, not a test of this file
+from mutants import MUTANTS, broken, passes_its_test
 
 
 @pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.quick], ids=lambda m: m.name)
 def test_a_broken_module_is_noticed(mutant, tmp_path):
-    assert not test_passes(broken(mutant, tmp_path), mutant)
+    assert not passes_its_test(broken(mutant, tmp_path), mutant)
 
 
 def test_the_copy_alone_is_no_reason_to_fail(tmp_path):
-    assert test_passes(broken(None, tmp_path), MUTANTS[0])
+    assert passes_its_test(broken(None, tmp_path), MUTANTS[0])
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)

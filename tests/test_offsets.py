@@ -1,3 +1,4 @@
+import pytest
 import torch
 from conftest import disturb
 
@@ -14,34 +15,39 @@ from e4t_minimal.offsets import (
 
 
 def run(base, seed=0):
+    """What the U-Net says of a fixed noise and text (2, C, h, w)."""
     g = torch.Generator().manual_seed(seed)
-    z, hidden = (
-        torch.randn(2, base.unet.config.in_channels, 16, 16, generator=g),
-        torch.randn(2, 40, base.unet.config.cross_attention_dim, generator=g),
-    )
+    z = torch.randn(2, base.unet.config.in_channels, 16, 16, generator=g)
+    hidden = torch.randn(2, 40, base.unet.config.cross_attention_dim, generator=g)
     with torch.no_grad():
         return base.unet(z, torch.tensor([10, 700]), hidden).sample
 
 
+def tensors_of(offsets):
+    """{name.side: tensor}, as they lie on disk."""
+    return {
+        f"{name}.{side}": tensor
+        for name, offset in offsets.items()
+        for side, tensor in offset.state_dict().items()
+    }
+
+
 def test_zero_start_leaves_the_model_bit_equal(base):
-    before = run(base)
+    plain = run(base)
+    names = [name for name, _ in base.unet.named_modules()]
     offsets = add_offsets(base.unet)
-    assert (
-        len(offsets)
-        == len(attention_projections(base.unet))
-        == sum(n.endswith(("to_q", "to_k", "to_v")) for n, _ in base.unet.named_modules())
-    )
-    assert torch.equal(run(base), before)
+    assert len(offsets) == sum(name.endswith(("to_q", "to_k", "to_v")) for name in names)
+    assert set(offsets) == set(attention_projections(base.unet))
+    assert torch.equal(run(base), plain)
     disturb(offsets)
-    assert not torch.allclose(run(base), before, atol=1e-4)
+    assert not torch.allclose(run(base), plain, atol=1e-4)
     remove_offsets(base.unet)
-    assert torch.equal(run(base), before)
+    assert torch.equal(run(base), plain)
 
 
 def test_folded_is_live_is_merged(base):
-    weights = {
-        name: linear.weight.clone() for name, linear in attention_projections(base.unet).items()
-    }
+    projections = attention_projections(base.unet)
+    weights = {name: linear.weight.clone() for name, linear in projections.items()}
     offsets = add_offsets(base.unet)
     disturb(offsets)
     live = run(base)
@@ -51,7 +57,8 @@ def test_folded_is_live_is_merged(base):
     remove_offsets(base.unet, merge=True)
     assert torch.allclose(run(base), live, atol=1e-5)
     for name, linear in attention_projections(base.unet).items():
-        assert torch.allclose(linear.weight, weights[name] * (1 + offsets[name].delta()), atol=1e-5)
+        wanted = weights[name] * (1 + offsets[name].delta())
+        assert torch.allclose(linear.weight, wanted, atol=1e-5)
         linear.weight.data.copy_(weights[name])
 
 
@@ -61,18 +68,18 @@ def test_rank_three_and_factors():
     assert (offset.delta() == 0).all()
     disturb({"x": offset})
     delta, (left, right) = offset.delta(), offset.factors()
-    assert left.shape == (24, 3) and right.shape == (40, 3)
+    assert left.shape == (24, 3)
+    assert right.shape == (40, 3)
     assert torch.allclose(left @ right.T, delta, atol=1e-6)
     assert torch.linalg.matrix_rank(delta, rtol=1e-4) == 3
     with torch.no_grad():
-        offset.columns.bias.zero_(), offset.rows.bias.zero_()
+        offset.columns.bias.zero_()
+        offset.rows.bias.zero_()
     assert torch.linalg.matrix_rank(offset.delta(), rtol=1e-4) == 1
     folded = FoldedOffset(left.detach(), right.detach())
     assert torch.allclose(folded.delta(), delta, atol=1e-6)
-    weight = torch.randn(24, 40)
-    assert torch.allclose(
-        folded(weight), weight * (1 + delta), atol=1e-5
-    )  # multiplied, element by element
+    weight = torch.randn(24, 40)  # is multiplied, element by element
+    assert torch.allclose(folded(weight), weight * (1 + delta), atol=1e-5)
 
 
 def test_gradient_reaches_a_zero_offset():
@@ -81,30 +88,57 @@ def test_gradient_reaches_a_zero_offset():
     assert offset.rows.weight.grad.abs().sum() > 0
 
 
-def test_additive_offsets_are_full_size_and_fold_to_themselves(base):
-    before = run(base)
-    offsets = add_offsets(base.unet, new_offsets(base.unet, "additive"))
-    assert torch.equal(run(base), before)
-    for offset in offsets.values():
-        torch.nn.init.normal_(offset.change, std=0.02)
-    live = run(base)
-    assert not torch.allclose(live, before, atol=1e-4)
-    name, linear = next(iter(attention_projections(base.unet).items()))
-    assert torch.equal(
-        linear.weight, linear.parametrizations.weight.original + offsets[name].change
-    )
-    add_offsets(
-        base.unet,
-        unfold(
-            {
-                f"{name}.{k}": v
-                for name, offset in fold(offsets).items()
-                for k, v in offset.state_dict().items()
-            }
-        ),
-    )
-    assert torch.equal(run(base), live)
+@pytest.mark.parametrize("is_zero", [True, False])
+def test_what_is_folded_stays_as_it_is(is_zero):
+    torch.manual_seed(0)
+    offsets = {"layer.to_q": WeightOffset(24, 40)}
+    if not is_zero:
+        disturb(offsets)
+    once = fold(offsets)
+    stored = {name: tensor.clone() for name, tensor in tensors_of(once).items()}
+    twice = tensors_of(fold(fold(once)))
+    assert all(torch.equal(twice[name], tensor) for name, tensor in stored.items())
+    read = once
+    for _ in range(5):  # to the disk and back
+        read = unfold(tensors_of(read))
+    for name, tensor in tensors_of(read).items():
+        assert torch.allclose(tensor, stored[name], rtol=1e-5)
+
+
+def test_both_sides_of_a_folded_offset_are_equally_long():
+    torch.manual_seed(0)
+    offset = WeightOffset(24, 40)
+    disturb({"x": offset})
+    folded = fold({"x": offset})["x"]
+    assert torch.allclose(folded.left.norm(dim=0), folded.right.norm(dim=0), rtol=1e-4)
+
+
+def test_tensors_that_are_no_offset_are_refused():
+    with pytest.raises(ValueError, match="layer.to_q with left, middle is no weight offset"):
+        unfold({"layer.to_q.left": torch.ones(2, 3), "layer.to_q.middle": torch.ones(2, 3)})
+
+
+def test_offsets_of_another_unet_are_refused_and_nothing_changes(base):
+    mine = add_offsets(base.unet)
+    disturb(mine)
+    with_mine = run(base)
+    of_others = dict(list(new_offsets(base.unet).items())[1:])
+    with pytest.raises(ValueError, match="belong to another U-Net"):
+        add_offsets(base.unet, of_others)
+    name = next(iter(mine))
+    with pytest.raises(ValueError, match=f"{name} is 8 x 8"):
+        add_offsets(base.unet, new_offsets(base.unet) | {name: WeightOffset(8, 8)})
+    assert torch.equal(run(base), with_mine)
     remove_offsets(base.unet)
-    assert new_offsets(base.unet, "none") == {} == add_offsets(base.unet, {}) and torch.equal(
-        run(base), before
-    )
+
+
+def test_no_offsets_at_all(base):
+    plain = run(base)
+    assert new_offsets(base.unet, "none") == {}
+    assert add_offsets(base.unet, {}) == {}
+    assert torch.equal(run(base), plain)
+
+
+def test_an_unknown_kind_of_offset_is_named(base):
+    with pytest.raises(ValueError, match="no offsets of the kind 'quadratic'"):
+        new_offsets(base.unet, "quadratic")
