@@ -121,8 +121,10 @@ class E4T:
     def unet_features(self, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The U-Net's features (B, width) of z_t (B, C, h, w) under the empty prompt, offsets on.
 
-        Without gradients; (B, 0) for an encoder that does not look at the noise.
+        Without gradients; (B, 0) for an encoder that does not look at the noise. ValueError if the
+        offsets no longer hang on the base.
         """
+        self.check_attached()
         if not self.encoder.sees_noise:
             return z_t.new_zeros(len(z_t), 0)
         return encoder_half(self.base, z_t, t, self.empty.expand(len(z_t), -1, -1))
@@ -150,7 +152,6 @@ class E4T:
 
         image_features: of other pictures, to put somebody else behind S* (default: the batch's own).
         """
-        self.check_attached()
         if image_features is None:
             image_features = batch.image_features
         z_t, target = self.base.add_noise(batch.latents, noise, t)
