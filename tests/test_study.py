@@ -3,68 +3,75 @@
 import pytest
 from PIL import Image
 
-from e4t_minimal.evaluation.study import Study, Trial, append_rows, order, read_rows, win_rates
+from e4t_minimal.evaluation.records import read_records
+from e4t_minimal.evaluation.study import Question, Study, Trial, questions, win_rates
+from e4t_minimal.evaluation.study_page import StudyPage
 
 RED, BLUE = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")
-TRIALS = [
-    Trial(f"person {i}", "a photo of S*", RED, {"E4T": RED, "LoRA": BLUE, "DreamBooth": BLUE})
-    for i in range(6)
-]
+RESULTS = {"E4T": RED, "LoRA": BLUE, "DreamBooth": BLUE}
+TRIALS = [Trial(f"person {i}", "a photo of S*", RED, RESULTS) for i in range(6)]
 
 
 def test_every_pair_is_asked_once_and_sides_are_mixed():
-    asked = order(TRIALS)
-    assert len(asked) == 6 * 3 == len({(trial.person, frozenset(pair)) for trial, pair in asked})
-    sides = [pair.index("E4T") for _, pair in asked if "E4T" in pair]
-    assert 2 <= sum(sides) <= 10 and order(TRIALS) == asked != order(TRIALS, seed=1)
+    asked = questions(TRIALS)
+    assert len(asked) == 6 * 3 == len({question.key for question in asked})
+    with_ours = [question for question in asked if "E4T" in (question.left, question.right)]
+    assert 2 <= sum(question.left == "E4T" for question in with_ours) <= 10
+    assert questions(TRIALS) == asked
+    assert questions(TRIALS, seed=1) != asked
+
+
+def test_a_pair_is_one_question_whichever_side_a_method_is_on():
+    one, other = Question(TRIALS[0], "E4T", "LoRA"), Question(TRIALS[0], "LoRA", "E4T")
+    assert one.key == other.key
+    assert one.key != Question(TRIALS[1], "E4T", "LoRA").key
+
+
+def test_a_sheet_shows_the_person_then_left_then_right():
+    green = Image.new("RGB", (64, 64), "green")
+    trial = Trial("one", "a photo of S*", green, RESULTS)
+    sheet = Question(trial, "LoRA", "E4T").sheet(size=100)
+    assert sheet.size == (340, 100)
+    colors = [sheet.getpixel((x, 50)) for x in (50, 180, 290)]
+    assert colors == [(0, 128, 0), (0, 0, 255), (255, 0, 0)]
 
 
 def test_votes_survive_a_restart(tmp_path):
-    study = Study(TRIALS, tmp_path / "votes.jsonl", "synthetic voter")
+    path = tmp_path / "votes.jsonl"
+    study = Study(TRIALS, path, "synthetic voter")
     for _ in range(5):
         study.vote("left", synthetic=True)
-    again = Study(TRIALS, tmp_path / "votes.jsonl", "synthetic voter")
-    assert len(again.left) == 13 and again.left == study.left
-    assert len(Study(TRIALS, tmp_path / "votes.jsonl", "somebody else").left) == 18
-    assert all(vote["synthetic"] for vote in read_rows(tmp_path / "votes.jsonl"))
+    again = Study(TRIALS, path, "synthetic voter")
+    assert len(again.remaining) == 13
+    assert again.remaining == study.remaining
+    assert len(Study(TRIALS, path, "somebody else").remaining) == 18
+    assert all(vote["synthetic"] for vote in read_records(path))
     with pytest.raises(ValueError, match="not 'middle'"):
         study.vote("middle")
 
 
 def test_the_page_hides_methods_and_counts_down(tmp_path):
-    study = Study(TRIALS[:1], tmp_path / "votes.jsonl", "synthetic voter")
-    page = study.page()
-    question, shown, buttons = page.children
-    assert (
-        not any(name in question.value for name in ("E4T", "LoRA", "DreamBooth"))
-        and "3 to go" in question.value
-    )
-    assert bytes(shown.value).startswith(b"\x89PNG")
-    for _ in range(3):
-        buttons.children[0].click()
-    assert (
-        "all" in question.value
-        and all(button.disabled for button in buttons.children)
-        and len(read_rows(tmp_path / "votes.jsonl")) == 3
-    )
+    path = tmp_path / "votes.jsonl"
+    page = StudyPage(Study(TRIALS[:1], path, "synthetic voter"))
+    question, pictures, buttons = page.children
+    assert not any(name in question.value for name in RESULTS)
+    assert "3 to go" in question.value
+    assert bytes(pictures.value).startswith(b"\x89PNG")
+    assert [button.description for button in buttons.children][2] == "cannot say"
+    for button in buttons.children:
+        button.click()
+    assert "all" in question.value
+    assert all(button.disabled for button in buttons.children)
+    assert [vote["choice"] for vote in read_records(path)] == ["left", "right", "neither"]
 
 
 def test_win_rates():
-    votes = [{"left": "E4T", "right": "LoRA", "choice": "left"}] * 30 + [
-        {"left": "LoRA", "right": "E4T", "choice": "left"}
-    ] * 10
-    found = win_rates(votes)
-    assert found["E4T"]["rate"] == 0.75 and found["LoRA"]["rate"] == 0.25
-    assert found["E4T"]["low"] == pytest.approx(0.598, abs=0.001) and found["E4T"][
-        "high"
-    ] == pytest.approx(0.858, abs=0.001)  # Wilson's, by hand
-    assert win_rates([{"left": "E4T", "right": "LoRA", "choice": "neither"}])["E4T"]["wins"] == 0.5
+    ours = {"left": "E4T", "right": "LoRA", "choice": "left"}
+    theirs = {"left": "LoRA", "right": "E4T", "choice": "left"}
+    found = win_rates([ours] * 30 + [theirs] * 10)
+    assert found["E4T"]["rate"] == 0.75
+    assert found["LoRA"]["rate"] == 0.25
+    assert found["E4T"]["low"] == pytest.approx(0.598, abs=0.001)  # Wilson's, by hand
+    assert found["E4T"]["high"] == pytest.approx(0.858, abs=0.001)
+    assert win_rates([ours | {"choice": "neither"}])["E4T"]["wins"] == 0.5
     assert win_rates([]) == {}
-
-
-def test_a_half_written_line_costs_that_line_only(tmp_path):
-    path = tmp_path / "votes.jsonl"
-    path.write_text('{"a": 1}\n{"a": ')
-    append_rows(path, [{"a": 2}, {"a": 3}])
-    append_rows(path, [{"a": 4}])
-    assert read_rows(path) == [{"a": 1}, {"a": 2}, {"a": 3}, {"a": 4}]

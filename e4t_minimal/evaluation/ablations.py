@@ -1,41 +1,51 @@
-"""What each choice is worth: the same pretraining and the same look at held-out people, with one thing changed at a time."""
+"""What each choice is worth: the same training and the same test, with one thing changed."""
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
 from .. import DATA
-from ..base import load_base
-from ..evaluation.scores import evaluate, floor_scores
+from ..base import Base, load_base
 from ..files import replacing
-from ..evaluation.speed import commit
+from ..scaling.fixed import fixed
+from ..train import PERSONALIZATION, Schedule
 from ..training.e4t import fit
+from . import alternatives  # noqa: F401  so that their names are known
+from .provenance import commit
+from .scores import People, evaluate, floor_scores
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of the table. fit: what differs in phase 1 (options of `e4t.fit`, over SHORT; None: the shipped weights). how: what differs in phase 2
-    (options of `personalize`). rates: the learning rates of the offsets to choose among, on validation identities."""
+    """One line of the table."""
 
     what: str
-    fit: dict | None = None
-    how: dict = field(default_factory=dict)
-    rates: tuple[float, ...] = ()
+    pretraining: dict | None = None  # phase 1: what differs from SHORT; None: the shipped weights
+    schedule: Schedule = PERSONALIZATION  # phase 2
+    sampling: Callable | None = None  # a context to draw in, see `evaluate`
+    rates: tuple[float, ...] = ()  # offsets_lr of phase 2 to choose among, on validation identities
+
+    @property
+    def differs_in_phase_2(self) -> bool:
+        return self.schedule != PERSONALIZATION or self.sampling is not None
 
 
-SHORT = {
-    "dictionary_steps": 500,
-    "steps": 100,
-}  # half of what is shipped, so that all variants fit into a night; the same for all
-ADDITIVE = (
-    1e-4,
-    1e-3,
-    1e-2,
-)  # a full-size Delta is added to weights of about 0.05, so it wants smaller steps
+def _personalization(l2: float = 0.1, outside: float = 3.0, **changes) -> Schedule:
+    """PERSONALIZATION with other weights of the loss's terms, and further changes."""
+    return PERSONALIZATION.replace(weights={"l2": l2, "outside": outside}, **changes)
+
+
+# half of what is shipped, the same for all, so that all variants fit into a night
+SHORT = {"dictionary_steps": 500, "steps": 100}
+CHANGES_OF_THE_DICTIONARY = {"encoder", "s", "blocks", "dictionary_steps"}
+# a full-size Delta is added to weights of about 0.05, so it wants smaller steps
+ADDITIVE_RATES = (1e-4, 1e-3, 1e-2)
+
 VARIANTS = {
     "E4T": Variant("as shipped"),
     "E4T, short": Variant("half the training, as in all rows below", {}),
@@ -49,74 +59,69 @@ VARIANTS = {
     ),
     "ResNet-18": Variant("its encoder sees the picture alone", {"encoder": "resnet18"}),
     "contrastive": Variant("a contrastive term in phase 1", {"weights": {"contrastive": 0.01}}),
-    "additive": Variant("W + Delta, of full size", {"offsets": "additive"}, rates=ADDITIVE),
+    "additive": Variant(
+        "W + Delta, of full size",
+        {"offsets": "additive"},
+        rates=ADDITIVE_RATES,
+    ),
     "additive, L1": Variant(
         "with a sparsity term",
         {"offsets": "additive", "weights": {"sparsity": 1.0}},
-        rates=ADDITIVE,
+        rates=ADDITIVE_RATES,
     ),
     "additive, cosine": Variant(
         "with a term that keeps the weights' directions",
         {"offsets": "additive", "weights": {"cosine": 1.0}},
-        rates=ADDITIVE,
+        rates=ADDITIVE_RATES,
     ),
     "s = 0.01": Variant("the offset of S* scaled down", {"s": 0.01}),
     "s = 1": Variant("the offset of S* scaled up", {"s": 1.0}),
     "1 block": Variant("the encoder sees the U-Net's mid block only", {"blocks": 1}),
     "2 blocks": Variant("mid block and the one before", {"blocks": 2}),
-    "L2 0": Variant("no penalty on the length of s E in phase 2", how={"l2": 0.0}),
-    "L2 1": Variant("that penalty with ten times the usual weight", how={"l2": 1.0}),
-    "L2 10": Variant("with a hundred times", how={"l2": 10.0}),
+    "L2 0": Variant(
+        "no penalty on the length of s E in phase 2", schedule=_personalization(l2=0.0)
+    ),
+    "L2 1": Variant(
+        "that penalty with ten times the usual weight", schedule=_personalization(l2=1.0)
+    ),
+    "L2 10": Variant("with a hundred times", schedule=_personalization(l2=10.0)),
     "L2 0, offsets still": Variant(
-        "no penalty, and the encoder alone learns in phase 2", how={"l2": 0.0, "offsets_lr": 0.0}
+        "no penalty, and the encoder alone learns in phase 2",
+        schedule=_personalization(l2=0.0, offsets_lr=0.0),
     ),
     "L2 0.1, offsets still": Variant(
-        "the usual weight, and the encoder alone learns in phase 2", how={"offsets_lr": 0.0}
+        "the usual weight, and the encoder alone learns in phase 2",
+        schedule=_personalization(offsets_lr=0.0),
     ),
     "L2 1, offsets still": Variant(
-        "ten times, and the encoder alone learns in phase 2", how={"l2": 1.0, "offsets_lr": 0.0}
+        "ten times, and the encoder alone learns in phase 2",
+        schedule=_personalization(l2=1.0, offsets_lr=0.0),
     ),
     "L2 10, offsets still": Variant(
         "a hundred times, and the encoder alone learns in phase 2",
-        how={"l2": 10.0, "offsets_lr": 0.0},
+        schedule=_personalization(l2=10.0, offsets_lr=0.0),
     ),
-    "background free": Variant("nothing holds the background in phase 2", how={"outside": 0.0}),
+    "background free": Variant(
+        "nothing holds the background in phase 2", schedule=_personalization(outside=0.0)
+    ),
     "one embedding": Variant(
         "S* is not predicted anew at every step of drawing: the mean of 16 predictions serves all",
-        how={"fixed_embedding": True},
+        sampling=fixed,
     ),
-    "all timesteps": Variant("phase 2 learns at low noise, too", how={"t_min": 0}),
+    "all timesteps": Variant(
+        "phase 2 learns at low noise, too", schedule=_personalization(t_min=0)
+    ),
 }
 
 
-def pretrained(name: str, variant: Variant, runs: Path, domain: str) -> Path:
-    """The E4T folder of a variant: the shipped one, or one trained here, from the dictionary of "E4T, short" where the encoder is the same."""
-    if variant.fit is None:
-        return DATA / f"e4t-{domain}"
-    folder = lambda name: runs / f"ablate-{domain}" / name.replace(" ", "-").replace(",", "")  # noqa: E731
-    own, first = folder(name), folder("E4T, short")
-    if not (own / "model").exists():
-        same = variant.fit != {} and not {"encoder", "s", "blocks", "dictionary_steps"} & set(
-            variant.fit
-        )
-        own.mkdir(parents=True, exist_ok=True)
-        if same:
-            pretrained("E4T, short", VARIANTS["E4T, short"], runs, domain)
-            shutil.copytree(first / "dictionary", own / "dictionary", dirs_exist_ok=True)
-            rows = [
-                row
-                for row in (first / "log.jsonl").read_text().splitlines()
-                if json.loads(row)["phase"] != "pretrain"
-            ]
-            (own / "log.jsonl").write_text("\n".join(rows) + "\n")
-        fit(own, domain, **SHORT | variant.fit, resume=same)
-    return own / "model"
-
-
 def ablate(
-    runs: Path, path: Path, domain: str, identities: int, steps: int, names: list[str]
-) -> dict:
-    """Train and measure the named variants, or all; those that `path` (JSON) holds already are not done again."""
+    runs: Path, path: Path, people: People, steps: int, names: list[str] | None = None
+) -> dict[str, dict]:
+    """Train and measure variants, and return {variant: its report} of all that are done.
+
+    runs: where pretrained folders lie. path: the JSON file of reports; what it holds already is not
+    done again. names: of VARIANTS (default: all); ValueError for an unknown one.
+    """
     if unknown := set(names or []) - set(VARIANTS):
         raise ValueError(
             f"There is no variant {', '.join(sorted(unknown))}; choose from {', '.join(VARIANTS)}."
@@ -125,60 +130,113 @@ def ablate(
     if not missing:
         return read(path)
     base = load_base("toy")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        floor = floor_scores(base, domain, identities)  # the same for all
-        floor_of_three = (
-            floor_scores(base, domain, 3, "validation")
-            if any(VARIANTS[name].rates for name in missing)
-            else None
-        )
+    trial_people = People(people.domain, 3, "validation")
+    wanted = [people]
+    if any(VARIANTS[name].rates for name in missing):
+        wanted.append(trial_people)
+    with half_precision():
+        floors = {group: floor_scores(base, group) for group in wanted}  # the same for all variants
     for name in tqdm(missing, desc="variants"):
         variant = VARIANTS[name]
-        weights, how = pretrained(name, variant, runs, domain), dict(variant.how)
-        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-            if variant.rates:
-                tried = {
-                    lr: evaluate(
-                        base,
-                        weights,
-                        domain,
-                        3,
-                        (steps,),
-                        "validation",
-                        floor=floor_of_three,
-                        offsets_lr=lr,
-                        **how,
-                    )["steps"][str(steps)]
-                    for lr in variant.rates
-                }
-                how["offsets_lr"] = max(
-                    tried,
-                    key=lambda lr: tried[lr]["identity"]["mean"] + tried[lr]["prompt"]["mean"],
-                )
-            stops = (
-                (steps,) if variant.how else (0, steps)
-            )  # what differs in phase 2 alone makes no difference before it
-            report = evaluate(base, weights, domain, identities, stops, floor=floor, **how)
-        size = sum(file.stat().st_size for file in weights.iterdir())
-        made = json.loads((weights / "e4t.json").read_text())
-        row = {
-            "what": variant.what,
-            "commit": commit(),
-            "made by": made["command"],
-            "training seconds": made["seconds"],
-            "bytes": size,
-        } | report
-        found = read(path) | {
-            name: row
-        }  # read again: another process may do other variants meanwhile
-        with replacing(path) as new:
-            new.write_text(
-                json.dumps({one: found[one] for one in VARIANTS if one in found}, indent=1) + "\n"
-            )
+        weights = pretrained(name, runs, people.domain)
+        measure = _Measurement(base, weights, variant, steps, floors)
+        schedule = variant.schedule
+        if variant.rates:
+            schedule = schedule.replace(offsets_lr=measure.best_rate(trial_people))
+        stops = (steps,) if variant.differs_in_phase_2 else (0, steps)
+        report = measure.report(people, stops, schedule)
+        _add(path, name, _origin(variant, weights) | report)
     return read(path)
 
 
-def read(path: Path) -> dict:
+@dataclass(frozen=True)
+class _Measurement:
+    """How one variant is measured, on whomever."""
+
+    base: Base
+    weights: Path
+    variant: Variant
+    steps: int
+    floors: dict[People, list[dict]]
+
+    def report(self, people: People, stops: tuple[int, ...], schedule: Schedule) -> dict:
+        with half_precision():
+            return evaluate(
+                self.base,
+                self.weights,
+                people,
+                stops,
+                schedule,
+                self.floors[people],
+                self.variant.sampling,
+            )
+
+    def best_rate(self, people: People) -> float:
+        """The rate of the offsets with the highest sum of identity and prompt."""
+        sums = {}
+        for rate in self.variant.rates:
+            schedule = self.variant.schedule.replace(offsets_lr=rate)
+            scores = self.report(people, (self.steps,), schedule)["steps"][str(self.steps)]
+            sums[rate] = scores["identity"]["mean"] + scores["prompt"]["mean"]
+        return max(sums, key=sums.get)
+
+
+def half_precision() -> torch.autocast:
+    """Products in bf16, as in all measurements of the table."""
+    return torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
+
+
+def pretrained(name: str, runs: Path, domain: str) -> Path:
+    """The E4T folder of a variant: the shipped one, or one that is trained here.
+
+    Where the encoder is that of "E4T, short", training goes on from its dictionary.
+    """
+    changes = VARIANTS[name].pretraining
+    if changes is None:
+        return DATA / f"e4t-{domain}"
+    folder = _folder(name, runs, domain)
+    if (folder / "model").exists():
+        return folder / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    resume = name != "E4T, short" and not CHANGES_OF_THE_DICTIONARY & set(changes)
+    if resume:
+        pretrained("E4T, short", runs, domain)
+        _copy_dictionary(_folder("E4T, short", runs, domain), folder)
+    fit(folder, domain, **SHORT | changes, resume=resume)
+    return folder / "model"
+
+
+def _folder(name: str, runs: Path, domain: str) -> Path:
+    return runs / f"ablate-{domain}" / name.replace(" ", "-").replace(",", "")
+
+
+def _copy_dictionary(source: Path, target: Path):
+    """What `fit` goes on from: the dictionary's folder, and its lines of the log."""
+    shutil.copytree(source / "dictionary", target / "dictionary", dirs_exist_ok=True)
+    lines = (source / "log.jsonl").read_text().splitlines()
+    before = [line for line in lines if json.loads(line)["phase"] != "pretrain"]
+    (target / "log.jsonl").write_text("\n".join(before) + "\n")
+
+
+def _origin(variant: Variant, weights: Path) -> dict:
+    """Where a variant's numbers come from."""
+    made = json.loads((weights / "e4t.json").read_text())
+    return {
+        "what": variant.what,
+        "commit": commit(),
+        "made by": made["command"],
+        "training seconds": made["seconds"],
+        "bytes": sum(file.stat().st_size for file in weights.iterdir()),
+    }
+
+
+def _add(path: Path, name: str, report: dict):
+    reports = read(path) | {name: report}  # read again: another process may do others meanwhile
+    in_order = {each: reports[each] for each in VARIANTS if each in reports}
+    with replacing(path) as new:
+        new.write_text(json.dumps(in_order, indent=1) + "\n")
+
+
+def read(path: Path) -> dict[str, dict]:
     """{variant: its report}; {} before the first."""
     return json.loads(path.read_text()) if path.exists() else {}

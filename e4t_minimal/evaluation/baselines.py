@@ -1,49 +1,75 @@
-"""What one would do without E4T, behind its interface: the same base, picture, mask, batch, loss, sampling and judge; only what learns differs."""
+"""What one would do without E4T, behind one interface.
+
+All methods have the same base, picture, mask, size of batch, diffusion loss, timesteps, sampling
+and judge. They differ in what learns (`Method.learns`), at which rate and for how many steps. And
+E4T alone has two more terms of the loss: L2 on the length of S*'s offset, and the term that holds
+what lies outside the mask, for which its subject is put before 16 other backgrounds. The second can
+be given to every method: `method.replace(holds_background=True)`.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from ..base import Base
-from ..encoder import Word
 from ..model import E4T
 from ..sample import sample
-from ..train import OTHER_BACKGROUNDS, OUTSIDE, T_MIN, prepare, show, tune
+from ..scaling.fixed import FixedEmbedding
+from ..train import PERSONALIZATION, Schedule, Step, fit, prepare, prepare_concept
 
 RARE = "x"  # DreamBooth's rare token: a word that the toy base has met in no caption
+LORA_RANK = 4
 
 
 @dataclass(frozen=True)
 class Method:
-    """what: one line for tables. learns: {part: learning rate}, parts being encoder (or the one word in its place), offsets, unet, lora.
+    """One way to learn a concept from a picture.
 
-    factor: on these rates, what `e4t bench --search` found (docs/results/search-face.json). steps: how long the comparison runs it.
-    pretrained: it starts from an E4T folder. subject: what stands for the concept in prompts. prior: it sees pictures of the class beside."""
+    The rates are those of `learns` times `factor`; see docs/results/search-face.json.
+    """
 
-    what: str
-    learns: dict[str, float]
-    factor: float = 1.0
-    steps: int = 50
-    pretrained: bool = False
-    subject: str = "S*"
-    prior: bool = False
-    terms: tuple = ()  # further terms of the loss, (name, weight)
+    what: str  # one line for tables
+    learns: dict[
+        str, float
+    ]  # {"encoder" (or the one vector in its place), "offsets", "unet", "lora": rate}
+    factor: float = 1.0  # on the rates: what `e4t bench --search` found
+    steps: int = 50  # how long the comparison runs it
+    pretrained: bool = False  # it starts from an E4T folder
+    subject: str = "S*"  # what stands for the concept in prompts; {} is the class word
+    prior: bool = False  # it sees pictures of the class beside
+    terms: dict[str, float] = field(default_factory=dict)  # {further term of the loss: weight}
+    holds_background: bool = False  # it has the term "outside", before other backgrounds
+
+    def replace(self, **changes) -> "Method":
+        return replace(self, **changes)
+
+    @property
+    def schedule(self) -> Schedule:
+        """PERSONALIZATION, with the steps and the terms of the loss that are the method's."""
+        if not self.holds_background:
+            return PERSONALIZATION.replace(steps=self.steps, weights=self.terms, backgrounds=0)
+        outside = {"outside": PERSONALIZATION.weights["outside"]}
+        return PERSONALIZATION.replace(steps=self.steps, weights=self.terms | outside)
 
 
 METHODS = {
     "E4T": Method(
         "encoder and folded offsets, from the domain's weights",
-        {"encoder": 3e-4, "offsets": 6e-2},
+        {"encoder": PERSONALIZATION.lr, "offsets": PERSONALIZATION.offsets_lr},
         steps=15,
         pretrained=True,
-        terms=(("l2", 0.1), ("outside", OUTSIDE)),
+        terms={"l2": PERSONALIZATION.weights["l2"]},
+        holds_background=True,
     ),
     "Textual Inversion": Method(
-        "the embedding of S*, from the class word's", {"encoder": 1e-2}, 3.0, steps=100
+        "the embedding of S*, from the class word's",
+        {"encoder": 1e-2},
+        factor=3.0,
+        steps=100,
     ),
     "DreamBooth": Method(
         "the whole U-Net, for a rare word; pictures of the class beside",
@@ -54,133 +80,135 @@ METHODS = {
     "LoRA": Method(
         "rank 4 beside every attention projection, for a rare word",
         {"lora": 1e-3},
-        3.0,
+        factor=3.0,
         subject="S* {}",
     ),
     "Textual Inversion + DreamBooth": Method(
         "both of them, S* from the class word's embedding",
         {"encoder": 1e-2, "unet": 1e-4},
-        3.0,
+        factor=3.0,
         prior=True,
     ),
 }
 
 
 @contextmanager
-def begin(
+def model_for(
     method: Method, base: Base, class_word: str, folder: str | Path | None = None, seed: int = 0
 ) -> Iterator[E4T]:
-    """The model as it is before the first step, all that learns ready; at the end the base is as it was. folder: for a pretrained method.
-    seed: of LoRA's starting matrices."""
-    model = (
-        E4T.from_pretrained(folder, base)
-        if method.pretrained
-        else E4T(base, class_word, encoder=Word.for_base(base), offsets={})
-    )
-    if method.subject != "S*":  # S* is the rare word, beside the class word
-        rare = base.tokenizer.convert_tokens_to_ids(f"{RARE}</w>")
-        with torch.no_grad():
-            model.encoder.offset.copy_(
-                base.text_encoder.get_input_embeddings().weight[rare]
-                - model.placeholder.class_embedding
-            )
-    before = (
-        {name: p.clone() for name, p in base.unet.state_dict().items()}
-        if "unet" in method.learns
-        else None
-    )
-    try:
-        if method.pretrained:
-            model.fold()
-        if "unet" in method.learns:
-            base.unet.requires_grad_(True)
-        if "lora" in method.learns:
-            from peft import LoraConfig
+    """The model as it is before a method's first step; at the end the base is as it was.
 
-            with torch.random.fork_rng(devices=[]):  # peft draws from torch's global generator
-                torch.manual_seed(seed)
-                base.unet.add_adapter(
-                    LoraConfig(
-                        r=4,
-                        lora_alpha=4,
-                        init_lora_weights="gaussian",
-                        target_modules=["to_q", "to_k", "to_v", "to_out.0"],
-                    )
-                )
-        yield model
+    folder: the E4T of a pretrained method. seed: of LoRA's starting matrices.
+    """
+    if method.pretrained:
+        model = E4T.from_pretrained(folder, base)
+        model.fold()
+    else:
+        model = E4T(base, class_word, encoder=FixedEmbedding.for_base(base), offsets={})
+    if method.subject != "S*":
+        _start_at_rare_word(model)
+    try:
+        with _whole_unet(base, method), _lora(base, method, seed):
+            yield model
     finally:
         model.detach()
-        if "lora" in method.learns:
-            base.unet.unload_lora()
-        if before:
-            base.unet.load_state_dict(before)
+
+
+@torch.no_grad()
+def _start_at_rare_word(model: E4T):
+    """Make S* the rare word, which stands beside the class word."""
+    base = model.base
+    rare = base.tokenizer.convert_tokens_to_ids(f"{RARE}</w>")
+    embedding = base.text_encoder.get_input_embeddings().weight[rare]
+    model.encoder.offset.copy_(embedding - model.placeholder.class_embedding)
+
+
+@contextmanager
+def _whole_unet(base: Base, method: Method) -> Iterator[None]:
+    """Inside, the U-Net itself may learn, if the method wants it; afterwards it is as it was."""
+    if "unet" not in method.learns:
+        yield
+        return
+    start = {name: tensor.clone() for name, tensor in base.unet.state_dict().items()}
+    base.unet.requires_grad_(True)
+    try:
+        yield
+    finally:
+        base.unet.load_state_dict(start)
         base.unet.zero_grad()
         base.unet.requires_grad_(False)
 
 
-def learned(model: E4T, part: str) -> list[torch.nn.Parameter]:
-    """The parameters of one part of what a method learns."""
+@contextmanager
+def _lora(base: Base, method: Method, seed: int) -> Iterator[None]:
+    """Inside, the attention has LoRA matrices, if the method wants them."""
+    if "lora" not in method.learns:
+        yield
+        return
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=LORA_RANK,
+        lora_alpha=LORA_RANK,
+        init_lora_weights="gaussian",
+        target_modules=["to_q", "to_k", "to_v", "to_out.0"],
+    )
+    with torch.random.fork_rng(devices=[]):  # peft draws from torch's global generator
+        torch.manual_seed(seed)
+        base.unet.add_adapter(config)
+    try:
+        yield
+    finally:
+        base.unet.unload_lora()
+
+
+def parameters_of(model: E4T, part: str) -> list[torch.nn.Parameter]:
+    """One part of what a method learns: "encoder", "offsets", "unet" or "lora"."""
     unet = model.base.unet
-    return (
-        model.parts()
-        | {
-            "unet": list(unet.parameters()),
-            "lora": [p for name, p in unet.named_parameters() if "lora_" in name],
-        }
-    )[part]
+    if part == "unet":
+        return list(unet.parameters())
+    if part == "lora":
+        return [p for name, p in unet.named_parameters() if "lora_" in name]
+    return model.parts()[part]
 
 
 def stored_bytes(method: Method, model: E4T) -> int:
     """What one concept takes on disk, in fp16."""
-    return 2 * sum(p.numel() for part in method.learns for p in learned(model, part))
+    parameters = [p for part in method.learns for p in parameters_of(model, part)]
+    return 2 * sum(p.numel() for p in parameters)
 
 
 def class_pictures(
     base: Base, class_word: str, count: int = 64, seed: int = 1_000_000, steps: int = 20
 ) -> list[Image.Image]:
-    """What the base draws for the class word alone, in `steps` denoising steps: DreamBooth's prior. Once per domain."""
+    """DreamBooth's prior, once for a domain: what the base draws for the class word alone."""
     return sample(base, [f"a photo of a {class_word}"] * count, steps=steps, seed=seed)
 
 
-def learn(
+def personalize_with(
     method: Method,
     model: E4T,
     image: Image.Image,
     mask: Image.Image | None = None,
     prior: list[Image.Image] | None = None,
-    steps: int = 100,
-    batch: int = 16,
-    factor: float | None = None,
-    seed: int = 0,
-) -> Iterator[dict]:
-    """As `personalize`: teach the model one picture, and yield the locals of every step. factor: on the method's learning rates (default: its own).
+    schedule: Schedule | None = None,
+) -> Iterator[Step]:
+    """As `personalize`, with any method: teach the model one picture.
 
-    batch: rows of a step in all; with pictures of the class beside, half of the rows are theirs."""
-    word = model.placeholder.class_word
-    data = show(
-        model,
-        image,
-        mask,
-        f"a photo of {method.subject.format(word)}",
-        OTHER_BACKGROUNDS if "outside" in dict(method.terms) else 0,
-    )
-    beside = (
-        prepare(model, prior, [f"a photo of a {word}"] * len(prior), required=False)
-        if method.prior
-        else None
-    )
+    prior: pictures of the class, for a method that wants them; half of a step's batch is then
+    theirs. schedule: default `method.schedule`. The learning rates are always the method's own.
+    """
+    schedule = schedule or method.schedule
+    class_word = model.placeholder.class_word
+    prompt = f"a photo of {method.subject.format(class_word)}"
+    data = prepare_concept(model, image, mask, prompt, schedule.backgrounds)
+    beside = None
+    if method.prior:
+        prompts = [f"a photo of a {class_word}"] * len(prior)
+        beside = prepare(model, prior, prompts, required=False)
+        schedule = schedule.replace(batch=schedule.batch // 2)
     groups = [
-        {"params": learned(model, part), "lr": lr * (method.factor if factor is None else factor)}
-        for part, lr in method.learns.items()
+        {"params": parameters_of(model, part), "lr": rate * method.factor}
+        for part, rate in method.learns.items()
     ]
-    yield from tune(
-        model,
-        data,
-        groups,
-        steps,
-        batch // 2 if method.prior else batch,
-        dict(method.terms),
-        seed,
-        T_MIN,
-        prior=beside,
-    )
+    yield from fit(model, data, schedule, groups, prior=beside)

@@ -1,150 +1,124 @@
-"""How one knows that it worked: a judge that has seen only drawn pictures, and scores that it gives."""
+"""How one knows that it worked: scores between a floor and a ceiling, each with its interval."""
 
 import time
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file
-from torch import nn
+from tqdm.auto import tqdm
 
-from .. import DATA
-from ..base import Base, square
-from ..scaling.convert import fixed
+from ..base import Base
 from ..model import E4T
 from ..sample import sample
-from ..world.scenery import BACKGROUNDS, STYLES
-from ..train import conditioning_gap, personalize, prepare
-from ..world import DOMAINS, EXPRESSIONS, Identity, Scene, caption, draw, identity
+from ..train import PERSONALIZATION, Schedule, personalize, prepare
+from ..world import Identity, Scene, caption, draw, identity
+from .gap import conditioning_gap
+from .judge import Judge
 
-PROMPTS = [  # (kind, prompt with {} for the subject, what the judge should find)
-    ("plain", "a photo of {}", {"style": "photo"}),
-    ("plain", "a photo of {} on a blue background", {"background": "blue"}),
-    ("background", "a photo of {} on the beach", {"background": "beach"}),
-    ("background", "a photo of {} in the forest", {"background": "forest"}),
-    ("background", "a photo of {} in space", {"background": "space"}),
-    ("style", "a pencil sketch of {}", {"style": "sketch"}),
-    ("style", "pixel art of {}", {"style": "pixel"}),
-    ("style", "a neon drawing of {}", {"style": "neon"}),
+
+class Prompt(NamedTuple):
+    """What a picture is asked for with, and what the judge should find in it."""
+
+    kind: str  # "plain", "background" or "style"
+    template: str  # {} stands for the subject
+    wanted: dict[str, str]  # {question: word}
+
+
+PROMPTS = [
+    Prompt("plain", "a photo of {}", {"style": "photo"}),
+    Prompt("plain", "a photo of {} on a blue background", {"background": "blue"}),
+    Prompt("background", "a photo of {} on the beach", {"background": "beach"}),
+    Prompt("background", "a photo of {} in the forest", {"background": "forest"}),
+    Prompt("background", "a photo of {} in space", {"background": "space"}),
+    Prompt("style", "a pencil sketch of {}", {"style": "sketch"}),
+    Prompt("style", "pixel art of {}", {"style": "pixel"}),
+    Prompt("style", "a neon drawing of {}", {"style": "neon"}),
 ]
-QUESTIONS = {
-    "domain": list(DOMAINS),
-    "style": list(STYLES),
-    "background": list(BACKGROUNDS),
-    "expression": list(EXPRESSIONS),
-    **{
-        f"{name}.{attribute}": list(words)
-        for name, domain in DOMAINS.items()
-        for attribute, words in domain.attributes.items()
-    },
-}
 
 
-class Judge(nn.Module):
-    """A small convolutional network that answers every one of QUESTIONS about a 64x64 picture. It trains nothing that it scores."""
+@dataclass(frozen=True)
+class People:
+    """On whom an E4T is measured. ValueError, on use, for an unknown domain or split."""
 
-    def __init__(self, width: int = 32):
-        super().__init__()
-        layers, c = [], 3
-        for out, stride in [
-            (width, 1),
-            (2 * width, 2),
-            (2 * width, 1),
-            (4 * width, 2),
-            (4 * width, 1),
-            (4 * width, 2),
-            (4 * width, 2),
-        ]:
-            layers += [nn.Conv2d(c, out, 3, stride, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
-            c = out
-        self.body = nn.Sequential(
-            *layers, nn.Flatten(), nn.Dropout(0.2), nn.Linear(c * 16, 256), nn.ReLU()
-        )
-        self.heads = nn.ModuleDict(
-            {q.replace(".", "_"): nn.Linear(256, len(words)) for q, words in QUESTIONS.items()}
-        )
+    domain: str = "face"
+    count: int = 32
+    split: str = "held-out"
+    seed: int = 0  # of the first noises of their pictures
 
-    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(B, 3, 64, 64) in [-1, 1] -> {question: logits (B, words)}."""
-        seen = self.body(pixels)
-        return {q: self.heads[q.replace(".", "_")](seen) for q in QUESTIONS}
+    def identities(self) -> list[Identity]:
+        return [identity(self.domain, self.split, i) for i in range(self.count)]
 
-    @torch.no_grad()
-    def read(self, images: list[Image.Image]) -> list[dict[str, str]]:
-        """PIL pictures -> one {question: word} each."""
-        pixels = (
-            torch.stack([torch.from_numpy(np.array(square(x, 64))) for x in images])
-            .permute(0, 3, 1, 2)
-            .float()
-            / 127.5
-            - 1
-        )
-        answers = {q: logits.argmax(1).tolist() for q, logits in self(pixels).items()}
-        return [
-            {q: QUESTIONS[q][found[i]] for q, found in answers.items()} for i in range(len(images))
-        ]
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path = DATA / "judge") -> "Judge":
-        path = Path(folder) / "model.safetensors"
-        if not path.exists():
-            raise ValueError(
-                f"No judge at {folder}: model.safetensors not found. Train one with `python -m e4t_minimal.training judge`."
-            )
-        judge = cls()
-        judge.load_state_dict(
-            {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
-        )
-        return judge.eval()
+    def noise_seed(self, index: int) -> int:
+        """Seed of one person's pictures, the same for whatever draws them."""
+        return self.seed + 100 * index
 
 
-def identity_score(reading: dict, one: Identity) -> float:
-    """Share of the identity's visible attributes that the judge read right, 0..1."""
-    return float(np.mean([reading[f"{one.domain}.{a}"] == word for a, word in one.visible.items()]))
+def identity_score(reading: dict[str, str], one: Identity) -> float:
+    """Share of the identity's visible attributes that the judge has found, 0..1."""
+    found = [reading[f"{one.domain}.{name}"] == word for name, word in one.visible.items()]
+    return float(np.mean(found))
 
 
-def prompt_score(reading: dict, wanted: dict) -> float:
-    """Share of what the prompt asked for that the judge found, 0..1."""
-    return float(np.mean([reading[q] == word for q, word in wanted.items()]))
-
-
-def interval(values, of=lambda mean: mean, seed: int = 0) -> dict:
-    """`of` the mean of one number, or one row of numbers, per identity, with its 95 % bootstrap interval over identities."""
-    values = np.asarray(values, float)  # (n,) or (n, k)
-    rows = np.random.default_rng(seed).integers(len(values), size=(2000, len(values)))
-    low, high = np.percentile(of(values[rows].mean(1).T), [2.5, 97.5])
-    return {
-        "mean": round(float(of(values.mean(0))), 4),
-        "low": round(float(low), 4),
-        "high": round(float(high), 4),
-    }
+def prompt_score(reading: dict[str, str], wanted: dict[str, str]) -> float:
+    """Share of what the prompt asked for that the judge has found, 0..1."""
+    return float(np.mean([reading[question] == word for question, word in wanted.items()]))
 
 
 def diversity(pictures: list[Image.Image]) -> float:
-    """How much pictures of one prompt differ, 0..1: the root mean square difference of their pixels, averaged over all pairs (our choice)."""
-    flat = np.stack([np.asarray(x, float).ravel() / 255 for x in pictures])
-    return float(np.mean([np.sqrt(np.mean((a - b) ** 2)) for a, b in combinations(flat, 2)]))
+    """How much pictures of one prompt differ, 0..1 (our choice).
+
+    The root mean square difference of two pictures' pixels, averaged over all pairs.
+    """
+    flat = [np.asarray(picture, float).ravel() / 255 for picture in pictures]
+    distances = [np.sqrt(np.mean((a - b) ** 2)) for a, b in combinations(flat, 2)]
+    return float(np.mean(distances))
+
+
+def interval(values, statistic: Callable | None = None, seed: int = 0) -> dict[str, float]:
+    """{"mean", "low", "high"}: a mean over identities, with its 95 % bootstrap interval.
+
+    values (n,) or (n, k): one number for each identity, or k of them. statistic: what is made of
+    the k means (k, ...), such as a ratio; default: the mean itself.
+    """
+    values = np.asarray(values, float)
+    drawn = np.random.default_rng(seed).integers(len(values), size=(2000, len(values)))
+    mean, means = values.mean(0), values[drawn].mean(1).T  # (k,) and (k, 2000)
+    if statistic is not None:
+        mean, means = statistic(mean), statistic(means)
+    low, high = np.percentile(means, [2.5, 97.5])
+    numbers = {"mean": mean, "low": low, "high": high}
+    return {name: round(float(number), 4) for name, number in numbers.items()}
 
 
 def score(judge: Judge, pictures: list[Image.Image], one: Identity) -> dict[str, float]:
-    """Scores of the pictures of PROMPTS, in their order: identity in photos (a sketch shows no colours), and prompt."""
-    rows = [
-        (kind, identity_score(reading, one), prompt_score(reading, wanted))
-        for (kind, _, wanted), reading in zip(PROMPTS, judge.read(pictures))
-    ]
-    mean = lambda *kinds: float(np.mean([i for k, i, _ in rows if k in kinds]))  # noqa: E731
+    """Scores of the pictures of PROMPTS, in their order.
+
+    Identity counts in photos only, since a sketch shows no colours. ValueError for other pictures.
+    """
+    if len(pictures) != len(PROMPTS):
+        raise ValueError(
+            f"Give one picture for each of the {len(PROMPTS)} PROMPTS, not {len(pictures)}."
+        )
+    readings = judge.read(pictures)
+    of_kind = {"plain": [], "background": [], "style": []}
+    for prompt, reading in zip(PROMPTS, readings, strict=True):
+        of_kind[prompt.kind].append(identity_score(reading, one))
+    as_asked = [prompt_score(r, prompt.wanted) for prompt, r in zip(PROMPTS, readings, strict=True)]
     return {
-        "identity": mean("plain", "background"),
-        "identity_plain": mean("plain"),
-        "identity_background": mean("background"),
-        "prompt": float(np.mean([p for *_, p in rows])),
+        "identity": float(np.mean(of_kind["plain"] + of_kind["background"])),
+        "identity_plain": float(np.mean(of_kind["plain"])),
+        "identity_background": float(np.mean(of_kind["background"])),
+        "prompt": float(np.mean(as_asked)),
     }
 
 
-def look(
+def sample_and_score(
     model: Base | E4T,
     judge: Judge,
     one: Identity,
@@ -152,120 +126,140 @@ def look(
     subject: str,
     seed: int = 0,
     steps: int = 20,
-) -> tuple[dict, list[Image.Image]]:
-    """Draw PROMPTS and eight photos of the subject in `steps` denoising steps: (scores and the photos' diversity, the pictures of PROMPTS)."""
-    prompts = [
-        prompt.format(subject)
-        for prompt in (*(prompt for _, prompt, _ in PROMPTS), *["a photo of {}"] * 8)
-    ]
+) -> tuple[dict[str, float], list[Image.Image]]:
+    """(scores, the pictures of PROMPTS), drawn of the subject in `steps` denoising steps.
+
+    The diversity is that of eight more photos.
+    """
+    templates = [prompt.template for prompt in PROMPTS] + ["a photo of {}"] * 8
+    prompts = [template.format(subject) for template in templates]
     pictures = sample(model, prompts, image, steps, seed=seed)
     asked, photos = pictures[: len(PROMPTS)], pictures[len(PROMPTS) :]
     return score(judge, asked, one) | {"diversity": diversity(photos)}, asked
 
 
-def _summary(rows: list[dict], floor: list[dict], ceiling: list[float]) -> dict:
-    """Every score's mean over people, and the normalised identity: (identity - floor) / (ceiling - floor), of the means."""
-    return {key: interval([row[key] for row in rows]) for key in rows[0]} | {
-        key.replace("identity", "normalised"): interval(
-            [(row[key], low[key], top) for row, low, top in zip(rows, floor, ceiling)],
-            of=lambda m: (m[0] - m[1]) / (m[2] - m[1]),
-        )
-        for key in rows[0]
-        if key.startswith("identity")
-    }
+def floor_scores(base: Base, people: People) -> list[dict[str, float]]:
+    """The floor: what the base draws for the class word alone, held against each of the people.
 
-
-def floor_scores(
-    base: Base,
-    domain: str,
-    identities: int,
-    split: str = "held-out",
-    seed: int = 0,
-    progress=lambda text: None,
-) -> list[dict]:
-    """The floor, per person: scores of what the base draws for the class word alone, with the same noise as `evaluate`."""
-    judge, out = Judge.from_pretrained(), []
-    for i in range(identities):
-        out.append(
-            look(base, judge, identity(domain, split, i), None, f"a {domain}", seed + 100 * i)[0]
-        )
-        progress(f"a {domain}")
-    return out
+    From the same first noises as in `evaluate`.
+    """
+    judge = Judge.from_pretrained()
+    subject = f"a {people.domain}"
+    found = []
+    for i, one in enumerate(tqdm(people.identities(), desc=subject)):
+        scores, _ = sample_and_score(base, judge, one, None, subject, people.noise_seed(i))
+        found.append(scores)
+    return found
 
 
 def evaluate(
     base: Base,
     weights: str | Path,
-    domain: str,
-    identities: int = 32,
-    steps: tuple = (0, 5, 15),
-    split: str = "held-out",
-    seed: int = 0,
-    progress=lambda text: None,
-    fixed_embedding: bool = False,
-    floor: list[dict] | None = None,
-    **how,
+    people: People,
+    stops: tuple[int, ...] = (0, 5, 15),
+    schedule: Schedule = PERSONALIZATION,
+    floor: list[dict[str, float]] | None = None,
+    sampling: Callable[[E4T, Image.Image], AbstractContextManager] | None = None,
 ) -> dict:
-    """Everything that is known about a domain's E4T: floor, ceiling, gap, and scores and diversity per number of steps, as a JSON-able dict.
+    """All that is known about a domain's E4T, to be written as JSON.
 
-    The pictures are drawn on white, with the mask that the toy world knows. fixed_embedding: draw with one S*, see `convert.fixed`.
-    floor: what `floor_scores` gave for these people, if it is known already. `how` goes to `personalize`.
+    Floor, ceiling, conditioning gap, and scores after each number of steps in `stops`. The people
+    are drawn on white, with the mask that the toy world knows.
+
+    weights: an E4T folder; ValueError if it is none. floor: what `floor_scores` gave for these
+    people, if it is known. sampling(model, picture): a context to draw in, for ablations.
     """
-    judge, people = Judge.from_pretrained(), [identity(domain, split, i) for i in range(identities)]
-    E4T.from_pretrained(
-        weights, base
-    ).detach()  # a wrong folder should be found now, not after the floor
-    drawn = [draw(one, Scene()) for one in people]
-    images = [image for image, _, _ in drawn]
-    with torch.no_grad():
-        rebuilt = base.decode(base.encode(base.pixels(images)))
-    drawn_right, ceiling = (
-        [identity_score(r, one) for r, one in zip(judge.read(ones), people)]
-        for ones in (images, rebuilt)
-    )
-    report = {
-        "domain": domain,
-        "split": split,
-        "identities": identities,
-        "seed": seed,
-        "fixed_embedding": fixed_embedding,
-        **how,
-        "judge": interval(drawn_right),
-        "ceiling": interval(ceiling),
-    }
-    floor = floor or floor_scores(base, domain, identities, split, seed, progress)
-    report["floor"] = _summary(floor, floor, ceiling)
-    rows = {n: [] for n in steps}
-    for i, (image, _, mask) in enumerate(drawn):
+    judge = Judge.from_pretrained()
+    identities = people.identities()
+    images = [draw(one, Scene())[0] for one in identities]
+    gap = _gap(
+        base, weights, identities, images
+    )  # a wrong folder is found now, not after the floor
+    ceiling = _ceiling(base, judge, identities, images)
+    floor = floor or floor_scores(base, people)
+    judged = [identity_score(r, one) for r, one in zip(judge.read(images), identities, strict=True)]
+    scores = {n: [] for n in stops}
+    for i, one in enumerate(tqdm(identities, desc="S*")):
         model = E4T.from_pretrained(weights, base)
-        if i == 0:
-            report["gap"] = round(
-                conditioning_gap(
-                    model,
-                    prepare(
-                        model,
-                        images,
-                        [caption(o, Scene(), subject=model.placeholder.token) for o in people],
-                    ),
-                ),
-                4,
-            )
-        loop, spent = personalize(model, image, mask, steps=max(steps), seed=seed, **how), 0.0
-        for n in range(max(steps) + 1):
+        trial = _Trial(judge, one, people.noise_seed(i), sampling)
+        for n, found in trial.run(model, stops, schedule.replace(seed=people.seed)):
+            scores[n].append(found)
+        model.detach()
+    return {
+        "domain": people.domain,
+        "split": people.split,
+        "identities": people.count,
+        "seed": people.seed,
+        "schedule": asdict(schedule.replace(steps=max(stops), seed=people.seed)),
+        "judge": interval(judged),
+        "gap": round(gap, 4),
+        "ceiling": interval(ceiling),
+        "floor": _summary(floor, floor, ceiling),
+        "steps": {str(n): _summary(found, floor, ceiling) for n, found in scores.items()},
+    }
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One person, whom a model learns and draws."""
+
+    judge: Judge
+    one: Identity
+    seed: int  # of the first noises
+    sampling: Callable | None
+
+    def run(self, model: E4T, stops: tuple[int, ...], schedule: Schedule) -> Iterator[tuple]:
+        """(number of steps, scores and the seconds of the steps so far), at every stop."""
+        image, _, mask = draw(self.one, Scene())
+        loop = personalize(model, image, schedule.replace(steps=max(stops)), mask)
+        seconds = 0.0
+        for n in range(max(stops) + 1):
             if n > 0:
                 start = time.perf_counter()
                 next(loop)
-                spent += time.perf_counter() - start
-            if n in rows:
-                with fixed(model, image) if fixed_embedding else nullcontext():
-                    rows[n].append(
-                        look(
-                            model, judge, people[i], image, model.placeholder.token, seed + 100 * i
-                        )[0]
-                        | {"seconds": spent}
-                    )
-                progress(model.placeholder.token)
-        model.detach()
-    return report | {
-        "steps": {str(n): _summary(found, floor, ceiling) for n, found in rows.items()}
-    }
+                seconds += time.perf_counter() - start
+            if n in stops:
+                yield n, self._scores(model, image) | {"seconds": seconds}
+
+    def _scores(self, model: E4T, image: Image.Image) -> dict[str, float]:
+        token = model.placeholder.token
+        with self.sampling(model, image) if self.sampling else nullcontext():
+            return sample_and_score(model, self.judge, self.one, image, token, self.seed)[0]
+
+
+def _gap(base: Base, weights: str | Path, identities: list[Identity], images: list) -> float:
+    """The conditioning gap before any step, between these people."""
+    model = E4T.from_pretrained(weights, base)
+    token = model.placeholder.token
+    captions = [caption(one, Scene(), subject=token) for one in identities]
+    gap = conditioning_gap(model, prepare(model, images, captions))
+    model.detach()
+    return gap
+
+
+@torch.no_grad()
+def _ceiling(base: Base, judge: Judge, identities: list[Identity], images: list) -> list[float]:
+    """Identity of the pictures themselves, through the autoencoder: no drawing can be sharper."""
+    rebuilt = base.decode(base.encode(base.pixels(images)))
+    return [identity_score(r, one) for r, one in zip(judge.read(rebuilt), identities, strict=True)]
+
+
+def _summary(scores: list[dict], floor: list[dict], ceiling: list[float]) -> dict[str, dict]:
+    """Every score's mean over people, and the identities once more as shares of the way up.
+
+    normalised = (identity - floor) / (ceiling - floor), of the means.
+    """
+    summary = {name: interval([found[name] for found in scores]) for name in scores[0]}
+    for name in [name for name in summary if name.startswith("identity")]:
+        triples = [
+            (found[name], low[name], top)
+            for found, low, top in zip(scores, floor, ceiling, strict=True)
+        ]
+        summary[name.replace("identity", "normalised")] = interval(triples, _share_of_the_way)
+    return summary
+
+
+def _share_of_the_way(means: np.ndarray) -> np.ndarray:
+    """(identity, floor, ceiling) (3, ...) -> (...)."""
+    found, floor, ceiling = means
+    return (found - floor) / (ceiling - floor)

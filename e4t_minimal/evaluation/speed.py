@@ -1,149 +1,114 @@
-"""What E4T costs in time: sampling against stock `StableDiffusionPipeline`, a pretraining step against a LoRA (peft) step, on the same base."""
+"""What E4T costs in time, on the same base as what it is held against.
 
-import os
+Sampling against stock `StableDiffusionPipeline`; a pretraining step against a LoRA step (peft).
+"""
+
 import statistics
-import subprocess
 import time
+from collections.abc import Callable
 from copy import deepcopy
-from importlib.metadata import version
-from pathlib import Path
 
-import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from ..scaling.architectures import build, narrow, read_architecture
 from ..base import Base, load_base
-from ..evaluation.baselines import METHODS, begin, learned
 from ..model import E4T
 from ..sample import sample
-from ..train import prepare, pretrain, tune
+from ..scaling.architectures import build, narrow, read_architecture
+from ..train import PRETRAINING, fit, prepare, pretrain
+from .baselines import METHODS, model_for, parameters_of
+from .provenance import commit, machine
 
 
-def commit() -> str | None:
-    """The commit that this code is, with a + if tracked files have changed since; None outside git."""
+def measure(by: int = 4, resolution: int = 256, repeats: int = 3) -> dict:
+    """Both ratios on the toy and on a Stable Diffusion at 1/`by` of its width, as a report.
 
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *words],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short", "HEAD") + "+" * bool(
-            git("status", "--porcelain", "--untracked-files=no")
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def machine() -> dict:
-    """What seconds depend on."""
-    gigabytes = (
-        round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
-        if hasattr(os, "sysconf")
-        else None
-    )
+    The toy draws eight pictures at once, as `e4t demo` does; the other two, and four.
+    """
+    narrowed = build(narrow(read_architecture("sd15"), by), resolution=resolution)
     return {
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "memory in GiB": gigabytes,
-        "torch": torch.__version__,
-        "diffusers": version("diffusers"),
+        "commit": commit(),
+        "machine": machine(),
+        "toy": _ratios(load_base("toy"), (8,), 16, repeats),
+        f"sd15 at 1/{by} width, {resolution} pixels": _ratios(narrowed, (2, 4), 4, repeats),
     }
 
 
-def _ratio(ours, theirs, repeats: int) -> dict:
-    """Medians of the seconds of two functions, called in turn so that both meet the same machine; the first call of each does not count.
-
-    seconds: by the clock on the wall; cpu: of this process's threads together, which other programs on the machine disturb less."""
-    spent = {"ours": [], "theirs": []}
-    for i in range(repeats + 1):
-        for name, function in (("ours", ours), ("theirs", theirs)):
-            wall, cpu = time.perf_counter(), time.process_time()
-            function()
-            spent[name] += [(time.perf_counter() - wall, time.process_time() - cpu)] * bool(i)
+def _ratios(base: Base, pictures: tuple[int, ...], batch: int, repeats: int) -> dict:
     report = {}
-    for kind, column in (("seconds", 0), ("cpu", 1)):
-        mine, other = ([row[column] for row in spent[name]] for name in ("ours", "theirs"))
-        report[kind] = {
-            "ours": round(statistics.median(mine), 3),
-            "theirs": round(statistics.median(other), 3),
-            "ratio": round(statistics.median(a / b for a, b in zip(mine, other)), 3),
-        }
+    for count in pictures:
+        report[f"sampling, {count} pictures"] = sampling(base, count, repeats=repeats)
+    report[f"pretraining step, batch {batch}"] = training(base, batch, repeats)
     return report
 
 
 def sampling(base: Base, pictures: int, steps: int = 20, repeats: int = 3) -> dict:
-    """Pictures from the prompt to the pixels; E4T with folded offsets and S*, stock with a plain word."""
+    """From the prompt to the pixels: E4T with folded offsets and S*, stock with a plain word."""
     pipe = StableDiffusionPipeline(
-        base.vae,
-        base.text_encoder,
-        base.tokenizer,
-        base.unet,
-        base.scheduler,
-        None,
-        base.preprocessor,
-        None,
-        False,
+        vae=base.vae,
+        text_encoder=base.text_encoder,
+        tokenizer=base.tokenizer,
+        unet=base.unet,
+        scheduler=base.scheduler,
+        safety_checker=None,
+        feature_extractor=base.preprocessor,
+        image_encoder=None,
+        requires_safety_checker=False,
     )
     pipe.set_progress_bar_config(disable=True)
-    model, image = (
-        E4T(deepcopy(base), "face"),
-        Image.new("RGB", (base.resolution, base.resolution), "pink"),
-    )
+    model, image = E4T(deepcopy(base), "face"), _picture(base)
     model.fold()
-    return _ratio(
-        lambda: sample(model, ["a photo of S* on the beach"] * pictures, image, steps=steps),
-        lambda: pipe(
-            ["a photo of a face on the beach"] * pictures,
-            num_inference_steps=steps,
-            guidance_scale=4.0,
-        ),
-        repeats,
-    )
+    with_s = ["a photo of S* on the beach"] * pictures
+    with_word = ["a photo of a face on the beach"] * pictures
+
+    def ours():
+        sample(model, with_s, image, steps=steps)
+
+    def theirs():
+        pipe(with_word, num_inference_steps=steps, guidance_scale=4.0)
+
+    return _compare(ours, theirs, repeats)
 
 
 def training(base: Base, batch: int = 16, repeats: int = 3) -> dict:
-    """One optimizer step on prepared pictures: E4T's phase 1 (encoder, whole offsets) against LoRA of rank 4 on every projection."""
-    image, model = (
-        Image.new("RGB", (base.resolution, base.resolution), "pink"),
-        E4T(deepcopy(base), "face"),
-    )
-    ours = pretrain(
-        model,
-        prepare(model, [image] * batch, ["a photo of S*"] * batch),
-        steps=repeats + 1,
-        batch=batch,
-    )
-    with begin(METHODS["LoRA"], base, "face") as lora:
-        data = prepare(lora, [image] * batch, ["a photo of S* face"] * batch)
-        theirs = tune(
-            lora,
-            data,
-            [{"params": learned(lora, "lora"), "lr": 1e-3}],
-            repeats + 1,
-            batch,
-            {},
-            seed=0,
-        )
-        return _ratio(lambda: next(ours), lambda: next(theirs), repeats)
+    """One optimizer step on prepared pictures.
+
+    E4T's phase 1 (encoder, whole offsets) against LoRA of rank 4 on every attention projection.
+    """
+    model, images = E4T(deepcopy(base), "face"), [_picture(base)] * batch
+    schedule = PRETRAINING.replace(steps=repeats + 1, batch=batch)
+    ours = pretrain(model, prepare(model, images, ["a photo of S*"] * batch), schedule)
+    with model_for(METHODS["LoRA"], base, "face") as lora:
+        data = prepare(lora, images, ["a photo of S* face"] * batch)
+        groups = [{"params": parameters_of(lora, "lora"), "lr": 1e-3}]
+        theirs = fit(lora, data, schedule.replace(weights={}), groups)
+        return _compare(ours.__next__, theirs.__next__, repeats)
 
 
-def measure(by: int = 4, resolution: int = 256, repeats: int = 3) -> dict:
-    """Both ratios on the toy (eight pictures, as `e4t demo` draws) and on a narrow Stable Diffusion (two, and four)."""
-    report = {"commit": commit(), "machine": machine()}
-    narrowed = build(narrow(read_architecture("sd15"), by), resolution=resolution)
-    bases = {
-        "toy": (load_base("toy"), (8,), 16),
-        f"sd15 at 1/{by} width, {resolution} pixels": (narrowed, (2, 4), 4),
-    }
-    for name, (base, pictures, batch) in bases.items():
-        report[name] = {
-            f"sampling, {count} pictures": sampling(base, count, repeats=repeats)
-            for count in pictures
-        }
-        report[name][f"pretraining step, batch {batch}"] = training(base, batch, repeats)
+def _picture(base: Base) -> Image.Image:
+    return Image.new("RGB", (base.resolution, base.resolution), "pink")
+
+
+def _compare(ours: Callable, theirs: Callable, repeats: int) -> dict[str, dict]:
+    """{"seconds" by the clock, "cpu" seconds of this process: medians and their ratio}.
+
+    The two are called in turn, so that both meet the same machine; the first call of each does not
+    count. Other programs disturb CPU seconds less. `torch.utils.benchmark` would measure the one
+    after the other, with either clock, and call each twice before (its `Timer.timeit`).
+    """
+    _time(ours)
+    _time(theirs)
+    pairs = [(_time(ours), _time(theirs)) for _ in range(repeats)]
+    report = {}
+    for clock in ("seconds", "cpu"):
+        mine, other = ([pair[side][clock] for pair in pairs] for side in (0, 1))
+        ratios = [a / b for a, b in zip(mine, other, strict=True)]
+        medians = {"ours": mine, "theirs": other, "ratio": ratios}
+        report[clock] = {name: round(statistics.median(all_), 3) for name, all_ in medians.items()}
     return report
+
+
+def _time(function: Callable) -> dict[str, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    function()
+    return {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}

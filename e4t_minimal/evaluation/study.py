@@ -1,18 +1,25 @@
-"""A user study on one page: which of two pictures shows the same person as the first? Methods are hidden, sides are random, votes survive a restart."""
+"""A user study: which of two pictures shows the same person as the first?
 
-import json
+Methods are hidden, sides are random, votes survive a restart. `study_page` shows it in a notebook.
+"""
+
 import random
 import time
 from dataclasses import dataclass
+from itertools import combinations
 from math import sqrt
 from pathlib import Path
 
 from PIL import Image
 
+from .records import append_records, read_records
+
+CHOICES = ("left", "right", "neither")
+
 
 @dataclass(frozen=True)
 class Trial:
-    """One question: a picture of the person, a prompt, and what two or more methods drew for it."""
+    """A picture of a person, a prompt, and what two or more methods drew for it."""
 
     person: str
     prompt: str
@@ -20,133 +27,109 @@ class Trial:
     results: dict[str, Image.Image]  # {method: picture}
 
 
-def order(trials: list[Trial], seed: int = 0) -> list[tuple[Trial, tuple[str, str]]]:
-    """Every trial with every pair of its methods, shuffled, each pair in a random order (left, right)."""
-    rng, asked = random.Random(seed), []
+@dataclass(frozen=True)
+class Question:
+    """Two methods' results of one trial, side by side."""
+
+    trial: Trial
+    left: str  # method
+    right: str
+
+    @property
+    def key(self) -> tuple:
+        """What is asked, whichever side a method is on."""
+        return self.trial.person, self.trial.prompt, frozenset((self.left, self.right))
+
+    def sheet(self, size: int = 160) -> Image.Image:
+        """One picture: the person, then left and right, each `size` x `size`."""
+        results = self.trial.results
+        pictures = (self.trial.picture, results[self.left], results[self.right])
+        page = Image.new("RGB", (3 * size + 40, size), "white")
+        for picture, x in zip(pictures, (0, size + 30, 2 * size + 40), strict=True):
+            shown = picture.convert("RGB").resize((size, size), Image.Resampling.NEAREST)
+            page.paste(shown, (x, 0))
+        return page
+
+
+def questions(trials: list[Trial], seed: int = 0) -> list[Question]:
+    """Every trial with every pair of its methods, shuffled, each pair in a random order."""
+    rng = random.Random(seed)
+    asked = []
     for trial in trials:
-        methods = list(trial.results)
-        asked += [
-            (trial, rng.choice([(a, b), (b, a)]))
-            for i, a in enumerate(methods)
-            for b in methods[i + 1 :]
-        ]
+        for a, b in combinations(trial.results, 2):
+            left, right = rng.choice([(a, b), (b, a)])
+            asked.append(Question(trial, left, right))
     rng.shuffle(asked)
     return asked
 
 
-def read_rows(path: Path) -> list[dict]:
-    """Rows of a JSON Lines file; a line that a stopped program left half-written does not count."""
-    rows = []
-    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            pass
-    return rows
-
-
-def append_rows(path: Path, rows: list[dict]):
-    """Add rows to a JSON Lines file, on a line of their own even if the last one was left half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
-    with open(path, "a", encoding="utf-8") as file:
-        file.write("" if whole else "\n")
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
-
-
 class Study:
-    """Asks, keeps every vote at once in a JSON Lines file, and goes on after a restart with what has not been asked of this voter."""
+    """Asks, and keeps every vote at once in a JSON Lines file.
+
+    After a restart it goes on with what has not been asked of this voter.
+    """
 
     def __init__(self, trials: list[Trial], votes: str | Path, voter: str, seed: int = 0):
-        self.path, self.voter = Path(votes), voter
+        self.path = Path(votes)
+        self.voter = voter
+        own = [vote for vote in read_records(self.path) if vote["voter"] == voter]
         done = {
-            (v["person"], v["prompt"], frozenset((v["left"], v["right"])))
-            for v in read_rows(self.path)
-            if v["voter"] == voter
+            (vote["person"], vote["prompt"], frozenset((vote["left"], vote["right"])))
+            for vote in own
         }
-        self.left = [
-            (trial, pair)
-            for trial, pair in order(trials, seed)
-            if (trial.person, trial.prompt, frozenset(pair)) not in done
-        ]
+        self.remaining = [asked for asked in questions(trials, seed) if asked.key not in done]
 
     def vote(self, choice: str, **more):
-        """Record an answer ("left", "right" or "neither") to the question at hand, and go on to the next."""
-        if choice not in ("left", "right", "neither"):
+        """Record an answer to the first remaining question, one of CHOICES, and go on to the next.
+
+        more: further entries of the record. ValueError for another choice.
+        """
+        if choice not in CHOICES:
             raise ValueError(f"A vote is 'left', 'right' or 'neither', not {choice!r}.")
-        trial, (left, right) = self.left.pop(0)
-        row = {
+        asked = self.remaining.pop(0)
+        record = {
             "voter": self.voter,
-            "person": trial.person,
-            "prompt": trial.prompt,
-            "left": left,
-            "right": right,
+            "person": asked.trial.person,
+            "prompt": asked.trial.prompt,
+            "left": asked.left,
+            "right": asked.right,
             "choice": choice,
             "time": time.time(),
-            **more,
         }
-        append_rows(self.path, [row])
-
-    def sheet(self, size: int = 160) -> Image.Image:
-        """The question at hand as one picture: the person, then left and right."""
-        trial, (left, right) = self.left[0]
-        page = Image.new("RGB", (3 * size + 40, size), "white")
-        for i, picture in enumerate((trial.picture, trial.results[left], trial.results[right])):
-            page.paste(
-                picture.convert("RGB").resize((size, size), Image.Resampling.NEAREST),
-                (i * (size + 10) + 20 * (i > 0), 0),
-            )
-        return page
-
-    def page(self):
-        """The study as a widget."""
-        import io
-
-        import ipywidgets as widgets
-
-        question, shown = widgets.HTML(), widgets.Image(format="png")
-        buttons = {
-            choice: widgets.Button(description=label)
-            for choice, label in {
-                "left": "the left one",
-                "right": "the right one",
-                "neither": "cannot say",
-            }.items()
-        }
-
-        def show():
-            for button in buttons.values():
-                button.disabled = not self.left
-            if not self.left:
-                question.value, shown.value = "Thank you, that was all.", b""
-                return
-            question.value = f"<b>Which one is this person?</b> Asked for: “{self.left[0][0].prompt}”. {len(self.left)} to go."
-            self.sheet().save(data := io.BytesIO(), "PNG")
-            shown.value = data.getvalue()
-
-        for choice, button in buttons.items():
-            button.on_click(lambda _, choice=choice: (self.vote(choice), show()))
-        show()
-        return widgets.VBox([question, shown, widgets.HBox(list(buttons.values()))])
+        append_records(self.path, [record | more])
 
 
-def win_rates(votes: list[dict]) -> dict:
-    """{method: {"wins", "votes", "rate", "low", "high"}}: share of its pairs that a method won, with Wilson's 95 % interval; "neither" is half a win."""
-    out = {}
-    for method in sorted({v[side] for v in votes for side in ("left", "right")}):
-        own = [v for v in votes if method in (v["left"], v["right"])]
-        wins = sum(0.5 if v["choice"] == "neither" else v[v["choice"]] == method for v in own)
-        n, z = len(own), 1.96
-        p = wins / n
-        middle, half = (
-            (p + z * z / (2 * n)) / (1 + z * z / n),
-            z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n)),
-        )
-        out[method] = {
+def win_rates(votes: list[dict]) -> dict[str, dict]:
+    """{method: {"wins", "votes", "rate", "low", "high"}}: the share of its pairs that it won.
+
+    With Wilson's 95 % interval; "neither" is half a win.
+    """
+    methods = sorted({vote[side] for vote in votes for side in ("left", "right")})
+    rates = {}
+    for method in methods:
+        own = [vote for vote in votes if method in (vote["left"], vote["right"])]
+        wins = sum(_wins(vote, method) for vote in own)
+        low, high = _wilson(wins, len(own))
+        rates[method] = {
             "wins": wins,
-            "votes": n,
-            "rate": round(p, 3),
-            "low": round(middle - half, 3),
-            "high": round(middle + half, 3),
+            "votes": len(own),
+            "rate": round(wins / len(own), 3),
+            "low": round(low, 3),
+            "high": round(high, 3),
         }
-    return out
+    return rates
+
+
+def _wins(vote: dict, method: str) -> float:
+    if vote["choice"] == "neither":
+        return 0.5
+    return float(vote[vote["choice"]] == method)
+
+
+def _wilson(wins: float, votes: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval of a share; z: 1.96 for 95 %."""
+    share = wins / votes
+    middle = share + z * z / (2 * votes)
+    half = z * sqrt(share * (1 - share) / votes + z * z / (4 * votes * votes))
+    scale = 1 + z * z / votes
+    return (middle - half) / scale, (middle + half) / scale
