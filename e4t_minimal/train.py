@@ -259,15 +259,18 @@ def prepare(
     prompts: list[str],
     masks: list[Image.Image] | None = None,
     required: bool = True,
+    at_once: int | None = None,
 ) -> Batch:
     """Everything about pictures that does not change during training, computed once.
 
-    required: every prompt must mention S*. ValueError if a mask shows nothing of its picture.
+    required: every prompt must mention S*. at_once: how many pictures go through autoencoder and
+    vision tower together, to save memory. ValueError if a mask shows nothing of its picture.
     """
     base = model.base
+    at_once = at_once or 64
     latents, image_features = [], []
-    for start in range(0, len(images), 64):
-        pixels = base.pixels(images[start : start + 64])
+    for start in range(0, len(images), at_once):
+        pixels = base.pixels(images[start : start + at_once])
         latents.append(base.encode(pixels).to(base.dtype))
         image_features.append(model.image_features(pixels).to(base.dtype))
     data = Batch(
