@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import datasets
 import pytest
@@ -10,176 +11,247 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from e4t_minimal.scaling.checkpoint import load_state, save_state
-from e4t_minimal.scaling.folders import Pictures, prompts_of
-from e4t_minimal.scaling.distributed import pretrain_on
+from e4t_minimal.base import load_base
 from e4t_minimal.model import E4T
+from e4t_minimal.scaling.checkpoint import load_state, read_facts, save_state
+from e4t_minimal.scaling.distributed import Run, pretrain_on
+from e4t_minimal.scaling.folders import Pictures, prompts_of
+from e4t_minimal.train import PRETRAINING, prepare
 from e4t_minimal.world import Scene, draw, identity
 
-HOW = dict(
-    batch=4, micro=1, lr=1e-4, offsets_lr=1e-4, seed=3
-)  # a wrong gradient moves a parameter by about lr a step
+# a wrong gradient moves a parameter by about the learning rate a step
+SCHEDULE = PRETRAINING.replace(batch=4, micro=1, lr=1e-4, offsets_lr=1e-4, seed=3)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("faces")
     for i in range(10):
-        draw(identity("face", "train", i), Scene())[0].save(path / f"{i:02d}.png")
+        picture, _, _ = draw(identity("face", "train", i), Scene())
+        picture.save(path / f"{i:02d}.png")
     (path / "broken.png").write_text("not a picture")
     (path / "notes.txt").write_text("not meant to be one")
     return path
 
 
-def run(base, folder, out, steps, resume=False, **how):
-    """One process, in this one."""
-    torch.manual_seed(HOW["seed"])
-    model = E4T(base, "face")
-    states = [
-        {k: s[k] for k in ("step", "terms")}
-        for s in pretrain_on(
-            Accelerator(cpu=True),
-            model,
-            Pictures(folder, seed=HOW["seed"]),
-            steps,
-            folder=out,
-            save_every=2,
-            resume=resume,
-            **HOW | how,
-        )
-    ]
+@dataclass(frozen=True)
+class Trained:
+    """What a run of one process, this one, has left."""
+
+    steps: list
+    state: dict
+
+
+def new_model(base, class_word="face", token="S*"):
+    torch.manual_seed(SCHEDULE.seed)  # new offsets start from random constants
+    return E4T(base, class_word, token)
+
+
+def train(model, pictures, schedule, run):
+    steps = list(pretrain_on(Accelerator(cpu=True), model, pictures, schedule, run))
     model.detach()
-    return states, load_file(out / "state.safetensors")
+    return Trained(steps, load_file(run.path))
+
+
+def trained(base, folder, out, resume=False, **changes):
+    pictures = Pictures(folder, seed=SCHEDULE.seed)
+    run = Run(out, save_every=2, resume=resume)
+    return train(new_model(base), pictures, SCHEDULE.replace(**changes), run)
+
+
+def learned(state):
+    return {name: state[name] for name in state if not name.startswith("optimizer.")}
 
 
 def test_two_processes_give_the_parameters_of_one(base, folder, tmp_path):
-    _, alone = run(base, folder, tmp_path / "one", 3)
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in HOW.items()]
+    alone = learned(trained(base, folder, tmp_path / "one", steps=3).state)
     # torchrun is what `accelerate launch` starts on GPUs; for CPUs that wants MPI
-    command = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "e4t_minimal",
-        "pretrain",
-        str(folder),
-        "--steps=3",
-        "--out",
-        str(tmp_path / "two"),
-        "--cpu",
-        *options,
-    ]
+    command = "-m torch.distributed.run --standalone --nproc-per-node=2 -m e4t_minimal pretrain"
+    options = "--steps 3 --batch 4 --micro 1 --lr 1e-4 --offsets-lr 1e-4 --seed 3 --cpu"
+    arguments = [*command.split(), str(folder), *options.split(), "--out", str(tmp_path / "two")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *command],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    both = load_file(tmp_path / "two/state.safetensors")
-    assert (
-        load_state(tmp_path / "two/state.safetensors", torch.optim.AdamW([torch.zeros(1)]))[1][
-            "positions"
-        ]
-        == [[0, 3]] * 2
-    )  # they were two
-    learned = [name for name in alone if not name.startswith("optimizer.")]
-    assert both.keys() == alone.keys() and len(learned) > 200
-    torch.manual_seed(HOW["seed"])
-    start = E4T(base, "face")
-    start.detach()
-    for part, now in (
-        ("encoder", start.encoder.state_dict()),
-        (
-            "offsets",
-            torch.nn.ModuleDict(
-                {k.replace(".", "/"): v for k, v in start.offsets.items()}
-            ).state_dict(),
-        ),
-    ):
-        assert (
-            max((alone[f"{part}.{name}"] - now[name]).abs().max() for name in now) > 1e-4
-        )  # something was learned
-    assert max((both[name] - alone[name]).abs().max() for name in learned) < 1e-5
+    path = tmp_path / "two/state.safetensors"
+    assert read_facts(path)["positions"] == [[0, 3]] * 2  # they were two
+    both = learned(load_file(path))
+    assert both.keys() == alone.keys()
+    assert len(alone) > 200
+    assert max((both[name] - alone[name]).abs().max() for name in alone) < 1e-5
     assert (tmp_path / "two/model/e4t.json").exists()
 
 
+@pytest.mark.parametrize("part", ["encoder", "offsets"])
+def test_something_is_learned(base, folder, tmp_path, part):
+    start = trained(base, folder, tmp_path / "start", steps=1, lr=0.0, offsets_lr=0.0).state
+    end = trained(base, folder, tmp_path / "end", steps=3).state
+    changes = [(end[name] - start[name]).abs().max() for name in end if name.startswith(part)]
+    assert max(changes) > 1e-4
+
+
 def test_a_stopped_run_goes_on_exactly(base, folder, tmp_path):
-    whole, expected = run(base, folder, tmp_path / "whole", 4)
-    run(base, folder, tmp_path / "parts", 2)
-    rest, found = run(base, folder, tmp_path / "parts", 4, resume=True)
-    assert [s["step"] for s in rest] == [2, 3] and rest[-1]["terms"]["loss"] == whole[-1]["terms"][
-        "loss"
-    ]
-    assert found.keys() == expected.keys() and all(
-        torch.equal(found[name], expected[name]) for name in found
-    )
-    with pytest.raises(ValueError, match="go on with the same"):
-        run(base, folder, tmp_path / "parts", 6, resume=True, batch=2)
-    (tmp_path / "parts/state.safetensors").write_bytes(b"half a file")
+    whole = trained(base, folder, tmp_path / "whole", steps=4)
+    trained(base, folder, tmp_path / "parts", steps=2)
+    rest = trained(base, folder, tmp_path / "parts", resume=True, steps=4)
+    assert [step.index for step in rest.steps] == [2, 3]
+    assert rest.steps[-1].losses == whole.steps[-1].losses
+    assert rest.state.keys() == whole.state.keys()
+    assert all(torch.equal(rest.state[name], whole.state[name]) for name in whole.state)
+
+
+def test_without_a_run_nothing_is_written(base, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = new_model(base)
+    pictures = Pictures(folder, seed=SCHEDULE.seed)
+    steps = pretrain_on(Accelerator(cpu=True), model, pictures, SCHEDULE.replace(steps=1))
+    assert [step.index for step in steps] == [0]
+    model.detach()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture(scope="module")
+def stopped(base, folder, tmp_path_factory):
+    """The folder of a run that was stopped after one step."""
+    out = tmp_path_factory.mktemp("stopped")
+    trained(base, folder, out, steps=1)
+    return out
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("batch", 2),
+        ("lr", 1e-3),
+        ("offsets_lr", 1e-3),
+        ("weights", {"l2": 0.5}),
+        ("t_min", 100),
+        ("seed", 4),
+    ],
+)
+def test_another_schedule_is_refused(base, folder, stopped, name, value):
+    with pytest.raises(ValueError, match=f"{name} .*now .*go on with the same"):
+        trained(base, folder, stopped, resume=True, **{"steps": 2, name: value})
+
+
+@pytest.mark.parametrize("name, value", [("micro", 2), ("steps", 3)])
+def test_steps_and_micro_may_change(base, folder, tmp_path, name, value):
+    trained(base, folder, tmp_path, steps=1)
+    trained(base, folder, tmp_path, resume=True, **{"steps": 2, name: value})
+
+
+@pytest.mark.parametrize(
+    "name, model_options, base_options, picture_options",
+    [
+        ("class word", {"class_word": "robot"}, {}, {}),
+        ("token", {"token": "X*"}, {}, {}),
+        ("dtype", {}, {"dtype": torch.bfloat16}, {}),
+        ("resolution", {}, {"resolution": 128}, {}),
+        ("streaming", {}, {}, {"streaming": True}),
+    ],
+)
+def test_another_start_is_refused(
+    folder, stopped, name, model_options, base_options, picture_options
+):
+    model = new_model(load_base("toy", **base_options), **model_options)
+    pictures = Pictures(folder, seed=SCHEDULE.seed, **picture_options)
+    run = Run(stopped, resume=True)
+    with pytest.raises(ValueError, match=f"{name} .*now .*go on with the same"):
+        train(model, pictures, SCHEDULE.replace(steps=2), run)
+
+
+def test_other_pictures_and_another_base_are_refused(base, folder, stopped, tmp_path):
+    draw(identity("face", "train", 0), Scene())[0].save(tmp_path / "one.png")
+    with pytest.raises(ValueError, match="a folder of 11 pictures.*now .*1 pictures"):
+        trained(base, tmp_path, stopped, resume=True, steps=2)
+    base = load_base("toy")
+    base.name = "another"
+    with pytest.raises(ValueError, match="base 'toy'.*now 'another'"):
+        trained(base, folder, stopped, resume=True, steps=2)
+
+
+@pytest.mark.parametrize("content", [b"half a file", b""])
+def test_a_damaged_state_is_refused(base, folder, tmp_path, content):
+    (tmp_path / "state.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match="is damaged"):
-        run(base, folder, tmp_path / "parts", 6, resume=True)
+        trained(base, folder, tmp_path, resume=True, steps=1)
+    with pytest.raises(ValueError, match="is damaged"):
+        Run(tmp_path, resume=True).started_with()
+
+
+def test_a_state_of_another_version_is_refused(base, folder, tmp_path):
+    optimizer = torch.optim.AdamW([torch.zeros(1)])
+    save_state(tmp_path / "state.safetensors", {}, optimizer, step=1, batch=4)
+    with pytest.raises(ValueError, match="another version"):
+        trained(base, folder, tmp_path, resume=True, steps=2)
 
 
 def test_micro_batches_of_a_process_change_nothing(base, folder, tmp_path):
-    _, whole = run(base, folder, tmp_path / "whole", 1, micro=None)
-    _, parts = run(base, folder, tmp_path / "parts", 1, micro=3)  # 3 rows and 1
-    assert all(
-        (whole[name] - parts[name]).abs().max() < 1e-5
-        for name in whole
-        if not name.startswith("optimizer.")
-    )
+    whole = learned(trained(base, folder, tmp_path / "whole", steps=1, micro=None).state)
+    parts = trained(base, folder, tmp_path / "parts", steps=1, micro=3).state  # 3 pictures and 1
+    assert max((whole[name] - parts[name]).abs().max() for name in whole) < 1e-5
 
 
-def names(pictures, batch, steps):
+def batches(pictures, batch, steps):
+    """The pictures' bytes, batch by batch."""
     return [[picture.tobytes() for picture in pictures.take(batch)] for _ in range(steps)]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_processes_share_every_batch_and_seek_goes_on(folder, streaming):
-    whole = names(
-        Pictures(folder, streaming=streaming, seed=1), 4, 4
-    )  # 16 of 11: into the next epoch
-    assert (
-        len({x for batch in whole for x in batch}) == 10
-    )  # all of them; the broken one is passed over
-    parts = [
-        names(Pictures(folder, streaming=streaming, seed=1, rank=rank, world=2), 4, 2)
-        for rank in range(2)
-    ]
-    if not streaming:  # a stream passes over the broken one in its own process
-        assert [[x for pair in zip(a, b) for x in pair] for a, b in zip(*parts)] == whole[:2]
-    assert not {x for batch in parts[0] for x in batch[:1]} & {
-        x for batch in parts[1][:1] for x in batch
-    }
+def test_all_pictures_come_and_the_broken_one_is_passed_over(folder, streaming):
+    # 16 of 11: into the next epoch
+    found = batches(Pictures(folder, streaming=streaming, seed=1), 4, 4)
+    assert len({picture for batch in found for picture in batch}) == 10
+    assert batches(Pictures(folder, streaming=streaming, seed=2), 4, 4) != found
+
+
+def test_processes_share_every_batch(folder):
+    whole = batches(Pictures(folder, seed=1), 4, 2)
+    first = batches(Pictures(folder, seed=1, rank=0, world=2), 4, 2)
+    second = batches(Pictures(folder, seed=1, rank=1, world=2), 4, 2)
+    for all_four, a, b in zip(whole, first, second, strict=True):
+        assert all_four == [a[0], b[0], a[1], b[1]]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_no_picture_is_taken_by_two_processes(folder, streaming):
+    first = Pictures(folder, streaming=streaming, seed=1, rank=0, world=2)
+    second = Pictures(folder, streaming=streaming, seed=1, rank=1, world=2)
+    (mine,), (yours,) = batches(first, 4, 1), batches(second, 4, 1)
+    assert not set(mine) & set(yours)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_seek_goes_on(folder, streaming):
+    whole = batches(Pictures(folder, streaming=streaming, seed=1), 4, 4)
     first = Pictures(folder, streaming=streaming, seed=1)
-    names(first, 4, 3)
+    batches(first, 4, 3)
     again = Pictures(folder, streaming=streaming, seed=1)
     again.seek(first.position)
-    assert names(again, 4, 1) == whole[3:]
-    assert names(Pictures(folder, streaming=streaming, seed=2), 4, 4) != whole
+    assert batches(again, 4, 1) == whole[3:]
 
 
 def test_a_row_without_a_picture_is_passed_over(folder):
     pictures = Pictures(folder)
-    pictures.rows = datasets.concatenate_datasets(
-        [pictures.rows, pictures.rows.select([0]).map(lambda row: {"image": None})]
-    )
-    assert set(names(pictures, 12, 1)[0]) == set(names(Pictures(folder), 11, 1)[0])
+    empty = pictures.rows.select([0]).map(lambda row: {"image": None})
+    pictures.rows = datasets.concatenate_datasets([pictures.rows, empty])
+    (found,) = batches(pictures, 12, 1)
+    (expected,) = batches(Pictures(folder), 11, 1)
+    assert set(found) == set(expected)
 
 
 def test_an_optimizer_may_count_in_plain_numbers(tmp_path):
     """As 8-bit Adam does, which this machine cannot run."""
     parameter = torch.nn.Parameter(torch.ones(2))
-    one, other = torch.optim.SGD([parameter]), torch.optim.SGD([parameter])
+    one = torch.optim.SGD([parameter])
+    other = torch.optim.SGD([parameter])
     one.state[parameter] = {"step": 7, "average": torch.ones(2)}
     save_state(tmp_path / "state.safetensors", {}, one, seed=3)
     assert load_state(tmp_path / "state.safetensors", other) == ({}, {"seed": 3})
-    assert other.state[parameter]["step"] == 7 and torch.equal(
-        other.state[parameter]["average"], torch.ones(2)
-    )
+    assert read_facts(tmp_path / "state.safetensors") == {"seed": 3}
+    assert other.state[parameter]["step"] == 7
+    assert torch.equal(other.state[parameter]["average"], torch.ones(2))
 
 
 def test_bad_sources_are_refused(tmp_path):
@@ -194,9 +266,24 @@ def test_bad_sources_are_refused(tmp_path):
 
 
 def test_prompts_name_nobody_and_depend_on_the_step():
-    some = [prompts_of(step, 8, "S*") for step in range(3)]
-    assert (
-        all("S*" in prompt for batch in some for prompt in batch)
-        and some[0] != some[1]
-        and some == [prompts_of(step, 8, "S*") for step in range(3)]
-    )
+    first, second = prompts_of(0, 8, "S*"), prompts_of(1, 8, "S*")
+    assert all("S*" in prompt for prompt in first + second)
+    assert first != second
+    assert first == prompts_of(0, 8, "S*")
+
+
+def test_pictures_are_prepared_as_many_at_once_as_memory_allows(model, faces, monkeypatch):
+    pictures = [picture for picture, _, _ in faces]
+    whole = prepare(model, pictures, ["a photo of S*"] * 4)
+    sizes = []
+    encode = model.base.encode
+
+    def counted(pixels):
+        sizes.append(len(pixels))
+        return encode(pixels)
+
+    monkeypatch.setattr(model.base, "encode", counted)
+    parts = prepare(model, pictures, ["a photo of S*"] * 4, at_once=3)
+    assert sizes == [3, 1]
+    assert torch.allclose(parts.latents, whole.latents, atol=1e-4)
+    assert torch.allclose(parts.image_features, whole.image_features, atol=1e-4)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from e4t_minimal.base import transparency
+from e4t_minimal.files import transparency
 from e4t_minimal.scaling.photos import LARGE, open_photo
 
 
@@ -13,11 +13,12 @@ def halves(width=90, height=90):
     return picture
 
 
-def close(pixel, colour):
-    return all(abs(a - b) < 60 for a, b in zip(pixel, colour))
+RED = (255, 0, 0)
+BLUE = (0, 0, 255)
 
 
-RED, BLUE = (255, 0, 0), (0, 0, 255)
+def close(pixel, color):
+    return all(abs(a - b) < 60 for a, b in zip(pixel[:3], color, strict=True))
 
 
 def test_a_photo_stands_upright_as_the_camera_noted(tmp_path):
@@ -25,7 +26,8 @@ def test_a_photo_stands_upright_as_the_camera_noted(tmp_path):
     exif[0x0112] = 6  # to be turned a quarter to the right
     halves().save(tmp_path / "x.jpg", exif=exif, quality=95)
     picture, notes = open_photo(tmp_path / "x.jpg")
-    assert close(picture.getpixel((45, 5)), RED) and close(picture.getpixel((45, 85)), BLUE)
+    assert close(picture.getpixel((45, 5)), RED)
+    assert close(picture.getpixel((45, 85)), BLUE)
     assert any("upright" in note for note in notes)
 
 
@@ -47,11 +49,12 @@ def test_a_photo_stands_upright_as_the_camera_noted(tmp_path):
 def test_every_mode_becomes_rgb(tmp_path, suffix, mode):
     halves().convert(mode).save(tmp_path / f"x.{suffix}")
     picture, notes = open_photo(tmp_path / f"x.{suffix}")
-    assert picture.size == (90, 90) and notes == [] and transparency(picture) is None
+    assert picture.size == (90, 90)
+    assert notes == []
+    assert transparency(picture) is None
     if mode in ("RGB", "CMYK", "P", "RGBA"):
-        assert close(picture.getpixel((10, 45))[:3], RED) and close(
-            picture.getpixel((80, 45))[:3], BLUE
-        )
+        assert close(picture.getpixel((10, 45)), RED)
+        assert close(picture.getpixel((80, 45)), BLUE)
 
 
 def test_a_palette_with_a_transparent_colour_keeps_it(tmp_path):
@@ -60,17 +63,16 @@ def test_a_palette_with_a_transparent_colour_keeps_it(tmp_path):
     image.paste(1, (16, 16, 48, 48))
     image.save(tmp_path / "x.png", transparency=0)
     picture, _ = open_photo(tmp_path / "x.png")
-    assert (
-        picture.mode == "RGBA"
-        and picture.getpixel((0, 0))[3] == 0
-        and picture.getpixel((32, 32)) == (0, 0, 255, 255)
-    )
+    assert picture.mode == "RGBA"
+    assert picture.getpixel((0, 0))[3] == 0
+    assert picture.getpixel((32, 32)) == (0, 0, 255, 255)
 
 
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
 def test_sixteen_bits_of_grey(tmp_path, name):
     Image.fromarray(np.full((40, 40), 128 * 256, dtype=np.uint16)).save(tmp_path / name)
-    assert open_photo(tmp_path / name)[0].getpixel((0, 0)) == (128, 128, 128)
+    picture, _ = open_photo(tmp_path / name)
+    assert picture.getpixel((0, 0)) == (128, 128, 128)
 
 
 def test_the_middle_is_kept_and_the_user_is_told(tmp_path):
@@ -78,22 +80,22 @@ def test_the_middle_is_kept_and_the_user_is_told(tmp_path):
     wide.paste("red", (40, 0, 80, 40))
     wide.save(tmp_path / "x.png")
     picture, notes = open_photo(tmp_path / "x.png")
-    assert picture.size == (40, 40) and picture.getcolors() == [(1600, RED)]
-    assert len(notes) == 1 and "120 x 40" in notes[0] and "--box" in notes[0]
+    assert picture.size == (40, 40)
+    assert picture.getcolors() == [(1600, RED)]
+    (note,) = notes
+    assert "120 x 40" in note
+    assert "--box" in note
 
 
 def test_a_box_is_kept_instead(tmp_path):
     halves(200, 100).save(tmp_path / "x.png")
     picture, notes = open_photo(tmp_path / "x.png", (0, 10, 50, 60))
-    assert (
-        picture.size == (50, 50)
-        and picture.getcolors() == [(2500, RED)]
-        and "0,10,50,60" in notes[0]
-    )
-    assert open_photo(tmp_path / "x.png", (190, 20, 200, 90))[0].size == (
-        70,
-        70,
-    )  # the square around it, pushed inside
+    assert picture.size == (50, 50)
+    assert picture.getcolors() == [(2500, RED)]
+    assert "0,10,50,60" in notes[0]
+    # the square around it, pushed inside
+    picture, _ = open_photo(tmp_path / "x.png", (190, 20, 200, 90))
+    assert picture.size == (70, 70)
     with pytest.raises(ValueError, match="does not lie in the picture"):
         open_photo(tmp_path / "x.png", (0, 0, 300, 50))
 
@@ -103,11 +105,9 @@ def test_what_is_not_transparent_is_kept(tmp_path):
     picture.paste("red", (140, 20, 190, 90))
     picture.save(tmp_path / "x.png")
     kept, notes = open_photo(tmp_path / "x.png")
-    assert (
-        kept.size == (70, 70)
-        and transparency(kept).getbbox() == (10, 0, 60, 70)
-        and "transparent" in notes[0]
-    )
+    assert kept.size == (70, 70)
+    assert transparency(kept).getbbox() == (10, 0, 60, 70)
+    assert "transparent" in notes[0]
 
 
 def test_tiny_is_refused_and_huge_is_made_smaller(tmp_path):
@@ -116,7 +116,8 @@ def test_tiny_is_refused_and_huge_is_made_smaller(tmp_path):
         open_photo(tmp_path / "tiny.png")
     halves(9000, 5000).save(tmp_path / "huge.jpg")
     picture, notes = open_photo(tmp_path / "huge.jpg")
-    assert picture.size == (LARGE, LARGE) and len(notes) == 2
+    assert picture.size == (LARGE, LARGE)
+    assert len(notes) == 2
 
 
 def test_a_bomb_is_refused(tmp_path, monkeypatch):
@@ -126,26 +127,40 @@ def test_a_bomb_is_refused(tmp_path, monkeypatch):
         open_photo(tmp_path / "x.png")
 
 
-def test_a_mask_is_turned_and_cut_with_its_photo(tmp_path):
+@pytest.fixture
+def lying(tmp_path):
+    """A photo that is 100 wide and 200 high once it stands upright."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    halves(200, 100).save(tmp_path / "x.jpg", exif=exif, quality=95)  # upright: 100 wide, 200 high
+    halves(200, 100).save(tmp_path / "x.jpg", exif=exif, quality=95)
+    return tmp_path / "x.jpg"
+
+
+@pytest.fixture
+def mask(tmp_path):
     mask = Image.new("1", (100, 200))
     mask.paste(1, (20, 20, 80, 80))
     mask.save(tmp_path / "mask.png")
-    picture, _ = open_photo(tmp_path / "x.jpg", mask=tmp_path / "mask.png")
-    assert (
-        picture.size == (60, 60)
-        and picture.mode == "RGBA"
-        and transparency(picture) is None
-        and close(picture.getpixel((30, 30))[:3], RED)
-    )
-    picture, _ = open_photo(tmp_path / "x.jpg", (0, 0, 100, 100), mask=tmp_path / "mask.png")
-    assert transparency(picture).getbbox() == (20, 20, 80, 80) and close(
-        picture.convert("RGB").getpixel((5, 5)), RED
-    )  # what lies around is still there
+    return tmp_path / "mask.png"
+
+
+def test_a_mask_is_turned_and_cut_with_its_photo(lying, mask):
+    picture, _ = open_photo(lying, mask=mask)
+    assert picture.size == (60, 60)
+    assert picture.mode == "RGBA"
+    assert transparency(picture) is None
+    assert close(picture.getpixel((30, 30)), RED)
+
+
+def test_a_mask_and_a_box_keep_what_lies_around_the_subject(lying, mask):
+    picture, _ = open_photo(lying, (0, 0, 100, 100), mask=mask)
+    assert transparency(picture).getbbox() == (20, 20, 80, 80)
+    assert close(picture.convert("RGB").getpixel((5, 5)), RED)
+
+
+def test_a_bad_mask_is_refused(lying, tmp_path):
     Image.new("L", (50, 50), 255).save(tmp_path / "small.png")
     with pytest.raises(ValueError, match=r"small.png is 50 x 50, but .*x.jpg is 100 x 200"):
-        open_photo(tmp_path / "x.jpg", mask=tmp_path / "small.png")
+        open_photo(lying, mask=tmp_path / "small.png")
     with pytest.raises(ValueError, match="no picture at .*nowhere.png"):
-        open_photo(tmp_path / "x.jpg", mask=tmp_path / "nowhere.png")
+        open_photo(lying, mask=tmp_path / "nowhere.png")

@@ -1,4 +1,4 @@
-"""`e4t plan` against what the operating system counts while the same thing really runs, in a process of its own."""
+"""`e4t plan` against what the operating system counts while the same thing really runs."""
 
 import json
 import os
@@ -9,75 +9,92 @@ from pathlib import Path
 import measure
 import pytest
 import torch
+from measure import Case
 
-from e4t_minimal.scaling.architectures import build, narrow, read_architecture
 from e4t_minimal.model import E4T
-from e4t_minimal.scaling.plan import plan, rehearsal
+from e4t_minimal.scaling.architectures import build, narrow, read_architecture
+from e4t_minimal.scaling.plan import PHASES, plan, rehearsal
 
 GB = 1e9
+MB = 2**20
+WHOLE = PHASES["personalize"]
+PARTS = WHOLE.replace(micro=4)
 
 
-def measured(*arguments) -> float:
-    done = subprocess.run(
-        [sys.executable, measure.__file__, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=os.environ | measure.SMALLEST,
-    )
+def measured(case: Case) -> float:
+    """Bytes, in a process of its own."""
+    command = [sys.executable, measure.__file__, case.to_json()]
+    environment = os.environ | measure.SMALLEST
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])["peak"] * 2**20
+    return json.loads(done.stdout.splitlines()[-1])["peak"] * MB
 
 
-on_linux = pytest.mark.skipif(
+def planned(case: Case) -> int:
+    return plan(
+        case.architecture,
+        case.phase,
+        case.schedule,
+        case.resolution,
+        torch.float32,
+        case.checkpointing,
+    ).peak
+
+
+@pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc"
 )
-
-
-@on_linux
 @pytest.mark.parametrize(
-    "which, resolution, batch, micro, checkpointing, phase",
+    "case",
     [
-        ("toy", 64, 16, 0, 0, "personalize"),
-        ("toy", 64, 16, 4, 0, "pretrain"),
-        ("8", 256, 4, 2, 1, "personalize"),
-        pytest.param("8", 512, 4, 0, 0, "personalize", marks=pytest.mark.slow),
-        pytest.param("8", 512, 4, 2, 1, "pretrain", marks=pytest.mark.slow),
+        Case("toy", "personalize", 64, batch=16),
+        Case("toy", "pretrain", 64, batch=16, micro=4),
+        Case("8", "personalize", 256, batch=4, micro=2, checkpointing=True),
+        pytest.param(Case("8", "personalize", 512, batch=4), marks=pytest.mark.slow),
+        pytest.param(
+            Case("8", "pretrain", 512, batch=4, micro=2, checkpointing=True),
+            marks=pytest.mark.slow,
+        ),
     ],
+    ids=lambda case: f"{case.base}-{case.phase}-{case.resolution}",
 )
-def test_plan_is_within_15_percent_of_what_is_measured(
-    which, resolution, batch, micro, checkpointing, phase
-):
-    architecture = "toy" if which == "toy" else narrow(read_architecture("sd15"), int(which))
-    said = plan(
-        architecture, phase, batch, micro or None, resolution, torch.float32, bool(checkpointing)
-    )["peak"]
-    real = measured(which, resolution, batch, micro, checkpointing, phase)
-    print(
-        f"{which} {phase} at {resolution}, batch {batch}/{micro}: planned {said / 2**20:.0f} MB, measured {real / 2**20:.0f} MB"
-    )
-    assert 0.85 < said / real < 1.15, (said / 2**20, real / 2**20)
+def test_plan_is_within_15_percent_of_what_is_measured(case):
+    said, real = planned(case), measured(case)
+    print(f"{case}: planned {said / MB:.0f} MB, measured {real / MB:.0f} MB")
+    assert 0.85 < said / real < 1.15
 
 
 def test_stable_diffusion_fits_a_free_colab():
-    tuned = plan("sd15", batch=16, micro=4, resolution=512)
-    assert tuned["peak"] <= 15 * GB and tuned["stored"] <= 25e6 and tuned["offsets"] <= 2e6
-    assert plan("sd15", "pretrain", batch=16, micro=4, resolution=512)["peak"] <= 24 * GB
+    concept = plan("sd15", "personalize", PARTS, resolution=512)
+    assert concept.peak <= 15 * GB
+    assert concept.stored <= 25e6
+    assert concept.offsets <= 2e6
+    domain = plan("sd15", "pretrain", PHASES["pretrain"].replace(micro=4), resolution=512)
+    assert domain.peak <= 24 * GB
+
+
+def test_the_batch_of_both_phases_is_the_papers():
+    assert {name: schedule.batch for name, schedule in PHASES.items()} == {
+        "personalize": 16,
+        "pretrain": 16,
+    }
 
 
 def test_what_saves_memory_saves_memory():
-    whole, parts, checkpointed = (
-        plan("toy", batch=8, **how)["peak"]
-        for how in (
-            {"checkpointing": False},
-            {"checkpointing": False, "micro": 2},
-            {"checkpointing": True, "micro": 2},
-        )
+    eight = WHOLE.replace(batch=8)
+    whole = plan("toy", schedule=eight, checkpointing=False)
+    parts = plan("toy", schedule=eight.replace(micro=2), checkpointing=False)
+    checkpointed = plan("toy", schedule=eight.replace(micro=2), checkpointing=True)
+    assert checkpointed.peak < parts.peak < whole.peak
+
+
+def test_eight_bit_averages_take_less():
+    two = PHASES["pretrain"].replace(batch=2)
+    whole, small = (
+        plan("toy", "pretrain", two),
+        plan("toy", "pretrain", two.replace(eight_bit=True)),
     )
-    assert checkpointed < parts < whole
-    assert (
-        plan("toy", "pretrain", batch=2, eight_bit=True)["trained"]
-        < plan("toy", "pretrain", batch=2)["trained"]
-    )
+    assert small.trained < whole.trained
 
 
 def test_a_rehearsal_allocates_nothing_and_counts_everything():
@@ -86,24 +103,29 @@ def test_a_rehearsal_allocates_nothing_and_counts_everything():
         assert live.now == 2**40
         y = x + 1
         del x, y
-        assert live.now == 0 and live.peak == 2**41
+        assert live.now == 0
+        assert live.peak == 2**41
 
 
 def test_plan_knows_the_true_numbers():
-    base = build(narrow(read_architecture("sd15"), 32), resolution=64)
-    said = plan(narrow(read_architecture("sd15"), 32), batch=2, resolution=64, dtype=torch.float32)
-    frozen = sum(
-        t.numel() * 4
-        for part in (base.unet, base.vae, base.text_encoder, base.vision)
-        for t in part.parameters()
-    )
+    architecture = narrow(read_architecture("sd15"), 32)
+    two = WHOLE.replace(batch=2)
+    said = plan(architecture, schedule=two, resolution=64, dtype=torch.float32)
+    base = build(architecture, resolution=64)
+    parts = (base.unet, base.vae, base.text_encoder, base.vision)
+    frozen = sum(4 * p.numel() for part in parts for p in part.parameters())
+    assert abs(said.base - frozen) < 0.01 * frozen  # the rest: buffers
     model = E4T(base, "face")
     model.fold()
-    assert abs(said["base"] - frozen) < 0.01 * frozen  # the rest: buffers
-    assert said["trained"] == 4 * 4 * sum(p.numel() for p in model.parameters())
+    # parameters, gradients and two averages, in fp32
+    assert said.trained == 4 * 4 * sum(p.numel() for p in model.parameters())
+
+
+def test_what_cannot_be_planned_is_refused():
     with pytest.raises(ValueError, match="no phase"):
-        plan("sd15", "tune")
-    with pytest.raises(ValueError, match="at least 1"):
-        plan("sd15", batch=4, micro=8)
+        plan("sd15", "evaluate")
+    for wrong in (WHOLE.replace(batch=4, micro=8), WHOLE.replace(batch=0), WHOLE.replace(micro=0)):
+        with pytest.raises(ValueError, match="at least 1"):
+            plan("sd15", schedule=wrong)
     with pytest.raises(ValueError, match="multiple of 64"):
         plan("sd15", resolution=500)

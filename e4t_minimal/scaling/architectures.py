@@ -1,85 +1,95 @@
-"""A base's true shapes without its weights, from its JSON configs: random numbers (or, under FakeTensorMode, no numbers at all).
+"""A base's true shapes without its weights, from its JSON configs: filled with random numbers.
 
-For tests, for `e4t plan`, and for machines without network. `sd15` and `sd21` ship here; any diffusers folder or hub id has its configs too.
+For tests, for `e4t plan`, and for machines without network. `sd15` and `sd21` ship here; any
+diffusers folder or hub id has its configs too.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
 import torch
 
-from .. import DATA
-from ..base import VISION, Base, quiet
+from ..base import VISION, Base, path_of
+from ..files import quiet
 
-HERE = Path(__file__).parent / "configs"
-SHIPPED = sorted(path.stem for path in HERE.glob("*.json"))
-PARTS = ("unet", "vae", "text_encoder", "scheduler")
+CONFIGS = Path(__file__).parent / "configs"
+SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.json"))
 
 
 @quiet()
 def read_architecture(name: str, vision: str = VISION) -> dict[str, dict]:
-    """{part: config} of "sd15", "sd21", "toy", a diffusers folder or a hub id (of which only the configs are fetched); ValueError if there is none."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import AutoImageProcessor, CLIPTextConfig, CLIPVisionConfig
+    """{part: config} of a base.
 
+    name: "sd15", "sd21", "toy", a diffusers folder or a hub id, of which only the configs are
+    fetched. vision: the vision tower of a base without one. ValueError if there is no such base.
+    """
     if name in SHIPPED:
-        return json.loads((HERE / f"{name}.json").read_text())
-    path = str(DATA / "toy-sd") if name == "toy" else str(name)
+        return json.loads((CONFIGS / f"{name}.json").read_text())
+    path = path_of(name)
     try:
-        found = {
-            part: kind.load_config(path, subfolder=part)
-            for part, kind in zip(PARTS, (UNet2DConditionModel, AutoencoderKL, None, DDIMScheduler))
-            if kind
-        }
-        found["text_encoder"] = CLIPTextConfig.from_pretrained(
-            path, subfolder="text_encoder"
-        ).to_dict()
+        parts = _read_pipeline(path)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"No Stable Diffusion at {path!r} ({str(error).splitlines()[0][:160]}). "
             f'Give {", ".join(SHIPPED)}, "toy", a diffusers folder, or a hub id.'
         ) from None
     try:
-        tower, images = (
-            CLIPVisionConfig.from_pretrained(path, subfolder="image_encoder"),
-            AutoImageProcessor.from_pretrained(path, subfolder="feature_extractor"),
-        )
+        return parts | _read_vision(path, "image_encoder", "feature_extractor")
     except (OSError, ValueError):
-        if vision == VISION:  # its configs are here: no need to fetch them
-            return found | {
-                part: read_architecture("sd15")[part]
-                for part in ("image_encoder", "feature_extractor")
-            }
-        tower, images = (
-            CLIPVisionConfig.from_pretrained(vision),
-            AutoImageProcessor.from_pretrained(vision),
-        )
-    return found | {
-        "image_encoder": tower.to_dict(),
-        "feature_extractor": {
-            "image_mean": list(images.image_mean),
-            "image_std": list(images.image_std),
-        },
+        if vision != VISION:
+            return parts | _read_vision(vision)
+        shipped = read_architecture("sd15")  # has that tower: no need to fetch its configs
+        return parts | {part: shipped[part] for part in ("image_encoder", "feature_extractor")}
+
+
+def _read_pipeline(path: str) -> dict[str, dict]:
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig
+
+    return {
+        "unet": UNet2DConditionModel.load_config(path, subfolder="unet"),
+        "vae": AutoencoderKL.load_config(path, subfolder="vae"),
+        "scheduler": DDIMScheduler.load_config(path, subfolder="scheduler"),
+        "text_encoder": CLIPTextConfig.from_pretrained(path, subfolder="text_encoder").to_dict(),
     }
 
 
+def _read_vision(path: str, tower_folder: str = "", images_folder: str = "") -> dict[str, dict]:
+    from transformers import AutoImageProcessor, CLIPVisionConfig
+
+    tower = CLIPVisionConfig.from_pretrained(path, subfolder=tower_folder)
+    images = AutoImageProcessor.from_pretrained(path, subfolder=images_folder)
+    means = {"image_mean": list(images.image_mean), "image_std": list(images.image_std)}
+    return {"image_encoder": tower.to_dict(), "feature_extractor": means}
+
+
 def narrow(architecture: dict[str, dict], by: int) -> dict[str, dict]:
-    """The same layers with every width divided by `by` (the towers' heads with them; groups of the norms as far as they must)."""
+    """The same layers with every width divided by `by`.
+
+    The towers' heads are divided with them; groups of the norms as far as they must be.
+    """
     small = deepcopy(architecture)
-    for part in ("unet", "vae"):
-        small[part]["block_out_channels"] = [c // by for c in small[part]["block_out_channels"]]
-        small[part]["norm_num_groups"] = max(
-            g
-            for g in (32, 16, 8, 4, 2, 1)
-            if all(c % g == 0 for c in small[part]["block_out_channels"])
-        )
+    for part in (small["unet"], small["vae"]):
+        channels = [width // by for width in part["block_out_channels"]]
+        part["block_out_channels"] = channels
+        part["norm_num_groups"] = _groups(channels)
     small["unet"]["cross_attention_dim"] //= by
-    for part in ("text_encoder", "image_encoder"):
-        small[part]["num_attention_heads"] = max(1, small[part]["num_attention_heads"] // by)
-        small[part]["hidden_size"] //= by
-        small[part]["intermediate_size"] //= by
+    for part in (small["text_encoder"], small["image_encoder"]):
+        part["num_attention_heads"] = max(1, part["num_attention_heads"] // by)
+        part["hidden_size"] //= by
+        part["intermediate_size"] //= by
     return small
+
+
+def _groups(channels: list[int]) -> int:
+    """The most groups, 32 at most, into which all these numbers of channels can be divided."""
+    for groups in (32, 16, 8, 4, 2):
+        if all(width % groups == 0 for width in channels):
+            return groups
+    return 1
 
 
 @quiet()
@@ -90,68 +100,89 @@ def build(
     resolution: int | None = None,
     seed: int = 0,
 ) -> Base:
-    """A frozen base of that architecture with random weights. Its words are the toy's: which words there are changes no shape."""
+    """A frozen base of that architecture with random weights.
+
+    architecture: a name, or what `read_architecture` gave. resolution: pixels of its pictures.
+    Its words are the toy's: which words there are changes no shape.
+    """
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import (
-        CLIPImageProcessorPil,
         CLIPTextConfig,
         CLIPTextModel,
-        CLIPTokenizer,
         CLIPVisionConfig,
         CLIPVisionModelWithProjection,
     )
 
-    name = architecture if isinstance(architecture, str) else "random"
-    parts = read_architecture(architecture) if isinstance(architecture, str) else architecture
-    tokenizer = CLIPTokenizer.from_pretrained(DATA / "toy-sd" / "tokenizer")
-    tokenizer.model_max_length = parts["text_encoder"]["max_position_embeddings"]
-    text_config = CLIPTextConfig(
-        **parts["text_encoder"]
-        | {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    )
-    vision_config = CLIPVisionConfig(**parts["image_encoder"])
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # so that a large base is never held in fp32 first
+    name, parts = "random", architecture
+    if isinstance(architecture, str):
+        name, parts = architecture, read_architecture(architecture)
+    tokenizer = _toy_tokenizer(parts["text_encoder"]["max_position_embeddings"])
+    marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     torch.manual_seed(seed)
-    try:
-        text, tower = CLIPTextModel(text_config), CLIPVisionModelWithProjection(vision_config)
-        vae, unet = (
-            AutoencoderKL.from_config(parts["vae"]),
-            UNet2DConditionModel.from_config(parts["unet"]),
-        )
-    finally:
-        torch.set_default_dtype(before)
+    with _default_dtype(dtype):
+        text_encoder = CLIPTextModel(CLIPTextConfig(**parts["text_encoder"] | marks))
+        vision = CLIPVisionModelWithProjection(CLIPVisionConfig(**parts["image_encoder"]))
+        vae = AutoencoderKL.from_config(parts["vae"])
+        unet = UNet2DConditionModel.from_config(parts["unet"])
+    base = Base(
+        name=name,
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=vae,
+        unet=unet,
+        scheduler=DDIMScheduler.from_config(parts["scheduler"], clip_sample=False),
+        vision=vision,
+        preprocessor=_preprocessor(parts),
+    )
+    return base.frozen(device, resolution)
+
+
+def _toy_tokenizer(length: int):
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(path_of("toy"), subfolder="tokenizer")
+    tokenizer.model_max_length = length
+    return tokenizer
+
+
+def _preprocessor(parts: dict[str, dict]):
+    from transformers import CLIPImageProcessorPil
+
     size = parts["image_encoder"]["image_size"]
-    images = CLIPImageProcessorPil(
-        **{k: parts["feature_extractor"][k] for k in ("image_mean", "image_std")},
+    images = parts["feature_extractor"]
+    return CLIPImageProcessorPil(
+        image_mean=images["image_mean"],
+        image_std=images["image_std"],
         size={"shortest_edge": size},
         crop_size=size,
     )
-    return Base(
-        name,
-        tokenizer,
-        text,
-        vae,
-        unet,
-        DDIMScheduler.from_config(parts["scheduler"], clip_sample=False),
-        tower,
-        images,
-    ).frozen(device, resolution)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Inside, what is made is made in this dtype: a large base is never held in fp32 first."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(usual)
 
 
 @quiet()
-def save_base(base: Base, folder: str | Path):
-    """Write a base as a diffusers pipeline folder, as `load_base` and stock `StableDiffusionPipeline` read it."""
+def save_base(base: Base, folder: str | Path) -> None:
+    """Write a diffusers pipeline folder, as `load_base` and `StableDiffusionPipeline` read it."""
     from diffusers import StableDiffusionPipeline
 
-    StableDiffusionPipeline(
-        base.vae,
-        base.text_encoder,
-        base.tokenizer,
-        base.unet,
-        base.scheduler,
-        None,
-        base.preprocessor,
-        base.vision,
-        False,
-    ).save_pretrained(folder)
+    pipeline = StableDiffusionPipeline(
+        vae=base.vae,
+        text_encoder=base.text_encoder,
+        tokenizer=base.tokenizer,
+        unet=base.unet,
+        scheduler=base.scheduler,
+        safety_checker=None,
+        feature_extractor=base.preprocessor,
+        image_encoder=base.vision,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)

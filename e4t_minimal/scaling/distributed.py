@@ -1,6 +1,11 @@
-"""Phase 1 on one device or many (`accelerate launch -m e4t_minimal pretrain ...`): the loss of `E4T`, the batch shared among processes."""
+"""Phase 1 on one device or many: the loss of `E4T`, with every batch shared among processes.
 
-from contextlib import nullcontext
+`accelerate launch -m e4t_minimal pretrain ...` starts one process a device.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,112 +14,213 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import nn
 
-from ..base import generator
-from ..scaling.checkpoint import load_state, save_state
-from ..scaling.folders import Pictures, prompts_of
-from ..model import E4T
-from ..train import adamw, backward, draw_noise, groups, prepare
+from ..files import generator
+from ..model import E4T, Batch
+from ..train import (
+    PRETRAINING,
+    Schedule,
+    Step,
+    accumulate,
+    adamw,
+    draw_noise,
+    parameter_groups,
+    prepare,
+)
+from .checkpoint import load_state, read_facts, save_state
+from .folders import Pictures, prompts_of
 
 
-class Learner(nn.Module):
-    """What the processes keep equal: encoder and offsets, and nothing of the frozen base. Its forward pass is the loss."""
+@dataclass(frozen=True)
+class Run:
+    """Where a training keeps its state, and whether it goes on from there."""
 
-    def __init__(self, model: E4T, weights: dict[str, float]):
-        super().__init__()
-        self.encoder, self.offsets = model.encoder, nn.ModuleList(model.offsets.values())
-        self.loss = lambda *some: model.loss(*some, weights)
+    folder: Path
+    save_every: int = 500  # steps; the state is also saved at the end
+    resume: bool = False
+    options: dict = field(default_factory=dict)  # what else it was started with, as JSON
 
-    def forward(self, part: dict, noise: torch.Tensor, t: torch.Tensor) -> dict:
-        terms = self.loss(part, noise, t)
-        return {name: term for name, term in terms.items() if term.ndim == 0}
+    @property
+    def path(self) -> Path:
+        return Path(self.folder) / "state.safetensors"
+
+    def started_with(self) -> dict:
+        """The options of the run that is to go on; {} if none is. ValueError if it is damaged."""
+        if not self.resume or not self.path.exists():
+            return {}
+        return _read_settings(self.path)["options"]
 
 
 def pretrain_on(
     accelerator: Accelerator,
     model: E4T,
     pictures: Pictures,
-    steps: int,
-    batch: int = 16,
-    micro: int | None = None,
-    lr: float = 3e-5,
-    offsets_lr: float = 1e-3,
-    l2: float = 0.01,
-    seed: int = 0,
-    eight_bit: bool = False,
-    folder: Path | None = None,
-    save_every: int = 500,
-    resume: bool = False,
-):
-    """As `train.pretrain`, with pictures that are read while it runs. Yields the locals of every step.
+    schedule: Schedule = PRETRAINING,
+    run: Run | None = None,
+) -> Iterator[Step]:
+    """As `train.pretrain`, with pictures that are read while it runs.
 
-    batch: pictures of a step on all processes together; micro: on each process at a time. Every process draws the noise of the whole batch and takes
-    its rows, so that two processes do what one does. folder: for its state, every `save_every` steps and at the end; resume: go on from there."""
-    rank, world, path = (
-        accelerator.process_index,
-        accelerator.num_processes,
-        Path(folder or ".") / "state.safetensors",
-    )
-    optimizer, start = adamw(groups(model, lr, offsets_lr), eight_bit), 0
-    parts = {
-        "encoder": model.encoder,
-        "offsets": nn.ModuleDict(
-            {name.replace(".", "/"): offset for name, offset in model.offsets.items()}
-        ),
-    }
-    if resume and path.exists():
-        try:
-            saved, facts = load_state(path, optimizer)
-            for name, part in parts.items():
-                part.load_state_dict(saved[name])
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"{path} is damaged, or was made with another base ({type(error).__name__}). Start anew in another folder."
-            ) from None
-        if (facts["batch"], facts["seed"], len(facts["positions"])) != (batch, seed, world):
-            raise ValueError(
-                f"{path} was made with --batch {facts['batch']} --seed {facts['seed']} on {len(facts['positions'])} processes; go on with the same."
-            )
-        if facts["scaler"]:
-            accelerator.scaler.load_state_dict(facts["scaler"])
-        pictures.seek(facts["positions"][rank])
-        start = facts["step"]
-    learner, optimizer = accelerator.prepare(Learner(model, {"l2": l2}), optimizer)
-    for step in range(start, steps):
-        mine = torch.arange(rank, batch, world)
-        prompts = prompts_of(step, batch, model.placeholder.token, seed)
-        part = prepare(
-            model, pictures.take(batch), [prompts[i] for i in mine], batch=micro or batch
-        )
-        noise, t = (
-            x[mine.to(x.device)]
-            for x in draw_noise(model.base, part["latents"], batch, generator(seed, step))
-        )
+    schedule: its batch is that of all processes together, its micro that of each at a time. Every
+    process draws the noise of the whole batch and takes its part, so that two processes do what one
+    does. run: where to keep the state; None: nowhere. ValueError if a run that is to go on was
+    started with something else. The losses of a `Step` are those of this process's pictures.
+    """
+    optimizer = adamw(parameter_groups(model, schedule), schedule.eight_bit)
+    state = _State(accelerator, model, pictures, schedule, run)
+    first = state.load(optimizer)
+    learner, optimizer = accelerator.prepare(_Learner(model, schedule.weights), optimizer)
+    for index in range(first, schedule.steps):
+        batch, noise, t = _draw_batch(accelerator, model, pictures, schedule, index)
         learner.train()
         optimizer.zero_grad()
-        terms = backward(
+        losses = accumulate(
             learner,
-            part,
+            batch,
             noise,
             t,
-            micro,
+            schedule.micro,
             accelerator.backward,
-            around=lambda last: nullcontext() if last else accelerator.no_sync(learner),
-        )  # the processes talk once a step
+            around=partial(accelerator.no_sync, learner),  # the processes talk once a step
+        )
         accelerator.clip_grad_norm_(learner.parameters(), 1.0)
         optimizer.step()
         learner.eval()
-        if folder and ((step + 1) % save_every == 0 or step + 1 == steps):
-            positions = gather_object([pictures.position])
-            if accelerator.is_main_process:
-                save_state(
-                    path,
-                    {name: part.state_dict() for name, part in parts.items()},
-                    optimizer,
-                    step=step + 1,
-                    batch=batch,
-                    seed=seed,
-                    positions=positions,
-                    scaler=accelerator.scaler and accelerator.scaler.state_dict(),
-                )
-            accelerator.wait_for_everyone()
-        yield dict(locals())
+        state.save(optimizer, index + 1)
+        yield Step(index, losses)
+
+
+class _Learner(nn.Module):
+    """What the processes keep equal: encoder and offsets, and nothing of the frozen base.
+
+    Its forward pass is the loss.
+    """
+
+    def __init__(self, model: E4T, weights: dict[str, float]):
+        super().__init__()
+        self.encoder = model.encoder
+        self.offsets = nn.ModuleList(model.offsets.values())
+        self._loss = partial(model.loss, weights=weights)
+
+    def forward(self, batch: Batch, noise: torch.Tensor, t: torch.Tensor) -> dict:
+        return self._loss(batch, noise, t)
+
+
+def _draw_batch(
+    accelerator: Accelerator, model: E4T, pictures: Pictures, schedule: Schedule, index: int
+) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+    """This process's part of one step's batch, noise and timesteps."""
+    mine = torch.arange(accelerator.process_index, schedule.batch, accelerator.num_processes)
+    prompts = prompts_of(index, schedule.batch, model.placeholder.token, schedule.seed)
+    images = pictures.take(schedule.batch)
+    batch = prepare(model, images, [prompts[i] for i in mine], at_once=schedule.micro)
+    g = generator(schedule.seed, index)
+    noise, t = draw_noise(model.base, batch.latents, schedule.batch, g)
+    mine = mine.to(t.device)
+    return batch, noise[mine], t[mine]
+
+
+class _State:
+    """What a run keeps on disk: parameters, optimizer, position, and what it was started with."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: E4T,
+        pictures: Pictures,
+        schedule: Schedule,
+        run: Run | None,
+    ):
+        self.accelerator = accelerator
+        self.pictures = pictures
+        self.schedule = schedule
+        self.run = run
+        # a module's name must not have a dot in it
+        offsets = {name.replace(".", "/"): offset for name, offset in model.offsets.items()}
+        self.parts = {"encoder": model.encoder, "offsets": nn.ModuleDict(offsets)}
+        self.settings = _settings(accelerator, model, pictures, schedule)
+        self.settings["options"] = run.options if run else {}
+
+    def load(self, optimizer: torch.optim.Optimizer) -> int:
+        """Go back to where the run stopped; the number of steps done."""
+        if self.run is None or not self.run.resume or not self.run.path.exists():
+            return 0
+        path = self.run.path
+        _check_settings(path, _read_settings(path), self.settings)
+        try:
+            tensors, facts = load_state(path, optimizer)
+            for name, part in self.parts.items():
+                part.load_state_dict(tensors[name])
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+            raise _damaged(path, error) from None
+        if facts["scaler"]:
+            self.accelerator.scaler.load_state_dict(facts["scaler"])
+        self.pictures.seek(facts["positions"][self.accelerator.process_index])
+        return facts["step"]
+
+    def save(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Write the state after so many steps, if it is time to."""
+        if self.run is None:
+            return
+        if step % self.run.save_every and step != self.schedule.steps:
+            return
+        positions = gather_object([self.pictures.position])
+        scaler = self.accelerator.scaler
+        if self.accelerator.is_main_process:
+            save_state(
+                self.run.path,
+                {name: part.state_dict() for name, part in self.parts.items()},
+                optimizer,
+                step=step,
+                positions=positions,
+                settings=self.settings,
+                scaler=scaler and scaler.state_dict(),
+            )
+        self.accelerator.wait_for_everyone()
+
+
+def _settings(accelerator: Accelerator, model: E4T, pictures: Pictures, schedule: Schedule) -> dict:
+    """What a run must go on with to be the one that was stopped, as JSON.
+
+    Not the steps and the pictures at a time: those may change.
+    """
+    how = asdict(schedule)
+    del how["steps"], how["micro"]
+    base = model.base
+    return how | {
+        "processes": accelerator.num_processes,
+        "base": base.name,
+        "vision": base.vision_name,
+        "resolution": base.resolution,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "class word": model.placeholder.class_word,
+        "token": model.placeholder.token,
+        "encoder": asdict(model.encoder.config),
+        "pictures": pictures.description,
+        "streaming": pictures.streaming,
+    }
+
+
+def _read_settings(path: Path) -> dict:
+    try:
+        return read_facts(path)["settings"]
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def _check_settings(path: Path, stored: dict, wanted: dict) -> None:
+    differences = [
+        f"{name} {stored[name]!r} (now {wanted[name]!r})"
+        for name in stored
+        if stored[name] != wanted.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"{path} was made with {', '.join(differences)}: go on with the same, or start anew in "
+            "another folder."
+        )
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} is damaged, or was made with another version ({type(error).__name__}). Start anew "
+        "in another folder."
+    )

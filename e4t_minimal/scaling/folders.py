@@ -1,4 +1,5 @@
-"""Many pictures of one domain: a folder, or a data set on the hub, read in one order by however many processes."""
+"""Many pictures of one domain: a folder, or a data set on the hub, read in one order by however
+many processes."""
 
 import io
 from pathlib import Path
@@ -6,10 +7,12 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageOps
 
-from ..base import generator
-from ..scaling.photos import eight_bits
+from ..files import generator
+from .photos import eight_bits
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+BUFFER = 1000  # rows that a stream is shuffled in
+# they say nothing about who it is
 PROMPTS = (
     "a photo of {}",
     "a good photo of {}",
@@ -17,14 +20,20 @@ PROMPTS = (
     "a bright photo of {}",
     "a rendition of {}",
     "a picture of {}",
-)  # say nothing about who it is
+)
 
 
 class Pictures:
-    """The pictures of every batch that belong to one process of `world`: number `rank`, `rank + world`, ... of each.
+    """The pictures of every batch that belong to one process of `world`.
 
-    source: a folder of pictures (with folders in it), or a hub id. streaming: read while training, never the whole; shuffled in a buffer.
-    Which picture comes when depends on the seed alone, so a stopped run can go on. `seek` goes to a position, `position` is where it stands."""
+    Process `rank` takes number rank, rank + world, ... of each batch. Which picture comes when
+    depends on the seed alone, so a stopped run can go on: `position` is where it stands, `seek`
+    goes there. A row whose picture cannot be read gives its place to the next.
+
+    source: a folder of pictures (with folders in it), or a hub id with its split and column.
+    streaming: read while training, never the whole; shuffled in a buffer.
+    ValueError if there are no pictures.
+    """
 
     def __init__(
         self,
@@ -35,110 +44,123 @@ class Pictures:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
-        buffer: int = 1000,
     ):
-        import datasets
-        from datasets.distributed import split_dataset_by_node
-
-        self.column, self.seed, self.rank, self.world, self.position = (
-            column,
-            seed,
-            rank,
-            world,
-            [0, 0],
-        )
+        self.streaming = streaming
+        self.seed = seed
+        self.rank = rank
+        self.world = world
         if Path(source).is_dir():
-            files = sorted(
-                str(path) for path in Path(source).rglob("*") if path.suffix.lower() in SUFFIXES
-            )
-            if not files:
-                raise ValueError(
-                    f"The folder {source} holds no pictures ({', '.join(sorted(SUFFIXES))})."
-                )
-            rows, self.column = (
-                datasets.Dataset.from_dict({"image": files}).cast_column(
-                    "image", datasets.Image(decode=False)
-                ),
-                "image",
-            )
-            rows = rows.to_iterable_dataset() if streaming else rows
+            rows, self.description = _read_folder(Path(source), streaming)
+            self.column = "image"
         else:
-            try:
-                rows = datasets.load_dataset(str(source), split=split, streaming=streaming)
-                rows = rows.cast_column(
-                    column, datasets.Image(decode=False)
-                )  # pictures of other processes need not be decoded
-            except (OSError, ValueError, KeyError) as error:
-                raise ValueError(
-                    f"No pictures at {source!r} ({str(error).splitlines()[0][:160]}). Give a folder, or the id of a data set on the hub with a "
-                    f"column {column!r} of images (--column, --split)."
-                ) from None
-        self.rows = (
-            split_dataset_by_node(rows.shuffle(seed=seed, buffer_size=buffer), rank, world)
-            if streaming
-            else rows
-        )
-        self.streaming, self.stream, self.order = (
-            streaming,
-            None,
-            (-1, None),
-        )  # order: the epoch, and its shuffled numbers of rows
+            rows = _read_data_set(str(source), split, column, streaming)
+            self.description = f"{source}, split {split}, column {column}"
+            self.column = column
+        self.rows = _share_of_stream(rows, seed, rank, world) if streaming else rows
+        # without streaming [0, steps done], otherwise [epoch, rows taken of it]
+        self.position = [0, 0]
+        self._stream = None  # the rows to come, with streaming
+        self._epoch = None  # (its number, its order of rows), without
 
     def seek(self, position: list[int]):
-        """Go on after [epoch, rows taken from it]; without streaming, [0, steps done]."""
-        self.position, self.stream = list(position), None
+        """Go on from where another one stood."""
+        self.position = list(position)
+        self._stream = None
 
     def take(self, batch: int) -> list[Image.Image]:
-        """This process's `batch / world` pictures of the next global batch."""
+        """This process's `batch / world` pictures of the next global batch.
+
+        ValueError if it cannot be shared equally, or if no picture can be read.
+        """
         if batch % self.world:
             raise ValueError(
-                f"A batch of {batch} cannot be shared equally by {self.world} processes; choose a multiple of {self.world}."
+                f"A batch of {batch} cannot be shared equally by {self.world} processes; "
+                f"choose a multiple of {self.world}."
             )
         if self.streaming:
-            return [self._next() for _ in range(batch // self.world)]
+            return [self._next_of_stream() for _ in range(batch // self.world)]
         start = self.position[1] * batch
         self.position[1] += 1
-        return [self._row(start + j) for j in range(self.rank, batch, self.world)]
+        return [self._picture(start + i) for i in range(self.rank, batch, self.world)]
 
-    def _row(self, number: int) -> Image.Image:
-        """Picture `number` of an endless row of shuffled epochs; one that cannot be read gives its place to the next."""
-        for other in range(len(self.rows)):
-            epoch, i = divmod(number + other, len(self.rows))
-            if self.order[0] != epoch:
-                self.order = (
-                    epoch,
-                    torch.randperm(len(self.rows), generator=generator(self.seed, epoch)),
-                )
-            if (picture := self._open(self.rows[int(self.order[1][i])])) is not None:
+    def _picture(self, number: int) -> Image.Image:
+        """Picture `number` of an endless sequence of shuffled epochs."""
+        for candidate in range(number, number + len(self.rows)):
+            epoch, place = divmod(candidate, len(self.rows))
+            row = int(self._order_of(epoch)[place])
+            picture = self._open(self.rows[row])
+            if picture is not None:
                 return picture
         raise ValueError("Not one of the pictures can be read.")
 
-    def _next(self) -> Image.Image:
+    def _order_of(self, epoch: int) -> torch.Tensor:
+        if self._epoch is None or self._epoch[0] != epoch:
+            order = torch.randperm(len(self.rows), generator=generator(self.seed, epoch))
+            self._epoch = (epoch, order)
+        return self._epoch[1]
+
+    def _next_of_stream(self) -> Image.Image:
         ends = 0
         while ends < 2:  # from one end to the next there must have been a picture
-            if self.stream is None:
-                self.rows.set_epoch(self.position[0])
-                self.stream = iter(self.rows.skip(self.position[1]))
-            row = next(self.stream, None)
+            epoch, taken = self.position
+            if self._stream is None:
+                self.rows.set_epoch(epoch)
+                self._stream = iter(self.rows.skip(taken))
+            row = next(self._stream, None)
             if row is None:
-                self.position, self.stream, ends = [self.position[0] + 1, 0], None, ends + 1
+                ends += 1
+                self.seek([epoch + 1, 0])
                 continue
-            self.position = [self.position[0], self.position[1] + 1]
-            if (picture := self._open(row)) is not None:
+            self.position = [epoch, taken + 1]
+            picture = self._open(row)
+            if picture is not None:
                 return picture
         raise ValueError("Not one of the pictures can be read.")
 
     def _open(self, row: dict) -> Image.Image | None:
+        """The row's picture, upright; None if it has none that can be read."""
         value = row[self.column]
         if value is None:
             return None
+        source = io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"]
         try:
-            with Image.open(
-                io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"]
-            ) as file:
+            with Image.open(source) as file:
                 return eight_bits(ImageOps.exif_transpose(file))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             return None
+
+
+def _read_folder(folder: Path, streaming: bool):
+    """(rows with a column "image", what is in it)."""
+    import datasets
+
+    paths = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise ValueError(f"The folder {folder} holds no pictures ({', '.join(sorted(SUFFIXES))}).")
+    rows = datasets.Dataset.from_dict({"image": paths})
+    rows = rows.cast_column("image", datasets.Image(decode=False))
+    description = f"a folder of {len(paths)} pictures"
+    return (rows.to_iterable_dataset() if streaming else rows), description
+
+
+def _read_data_set(name: str, split: str, column: str, streaming: bool):
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(name, split=split, streaming=streaming)
+        # not decoded here: the pictures of other processes need not be
+        return rows.cast_column(column, datasets.Image(decode=False))
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"No pictures at {name!r} ({str(error).splitlines()[0][:160]}). Give a folder, or the "
+            f"id of a data set on the hub with a column {column!r} of images (--column, --split)."
+        ) from None
+
+
+def _share_of_stream(rows, seed: int, rank: int, world: int):
+    from datasets.distributed import split_dataset_by_node
+
+    return split_dataset_by_node(rows.shuffle(seed=seed, buffer_size=BUFFER), rank, world)
 
 
 def prompts_of(

@@ -1,5 +1,9 @@
-"""A photo as it comes from a camera, a scanner or a website -> a square picture, and one sentence for everything that was done to it."""
+"""A photo as it comes from a camera, a scanner or a website -> a square picture.
 
+Everything that is done to it is said in a sentence.
+"""
+
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -7,81 +11,125 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..base import transparency
+from ..files import transparency
 
-TINY, LARGE = (
-    32,
-    2048,
-)  # sides in pixels: below, there is nothing to see; above, the picture is made smaller at once, to save memory
+TINY = 32  # pixels, of a side: below, there is nothing to see
+LARGE = 2048  # pixels, of a side: above, the picture is made smaller at once, to save memory
 READABLE = "PNG, JPEG or WebP"
+ORIENTATION = 0x0112  # the EXIF tag in which a camera notes how it was turned
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+Size = tuple[int, int]  # width, height in pixels
 
 
 def open_photo(
     path: str | Path | BinaryIO,
-    box: tuple[int, int, int, int] | None = None,
+    box: Box | None = None,
     name: str | None = None,
     mask: str | Path | None = None,
 ) -> tuple[Image.Image, list[str]]:
-    """(square RGB or RGBA picture, notes for the user). The picture stands upright, in 8 bits a channel, at most LARGE pixels wide.
+    """(square RGB or RGBA picture, notes for the user).
+
+    The picture stands upright, in 8 bits a channel, at most LARGE pixels wide.
 
     path: of the file, or the open file, and then `name` is what errors call it.
-    box: left, top, right, bottom of the part to keep, in pixels of the upright photo, such as a face; default: around what is not transparent,
-    and otherwise the middle. mask: a file that is white where the subject is, as large as the upright photo; it becomes the transparency.
-    ValueError if the file cannot be read, shows nothing, or is too small."""
-    notes, name = [], name or path
-    with reading(path, name) as file:
-        turned = file.getexif().get(0x0112, 1)  # 1: not; from 5 on, width and height change places
-        full = file.size[::-1] if turned >= 5 else file.size
-        if file.format == "JPEG" and box is None:
-            file.draft(
-                "RGB", (2 * LARGE, 2 * LARGE)
-            )  # a huge one is read at half, a quarter or an eighth of its size
-        picture = eight_bits(ImageOps.exif_transpose(file))
-    if turned != 1:
-        notes.append("turned upright, as the camera noted")
+    box: the part to keep, such as a face, in pixels of the upright photo; default: around what is
+    not transparent, and otherwise the middle.
+    mask: a file that is white where the subject is, as large as the upright photo; it becomes the
+    transparency.
+    ValueError if the file cannot be read, shows nothing, or is too small.
+    """
+    name = name or path
+    picture, full_size, notes = _read_upright(path, name, shrink=box is None)
     if mask:
-        with reading(mask, mask) as file:
-            white = eight_bits(file).convert("L")
-        if white.size != full:
-            raise ValueError(
-                f"The mask {mask} is {white.width} x {white.height}, but {name} is {full[0]} x {full[1]}: both must be of one size."
-            )
-        picture.putalpha(white.resize(picture.size))
-    alpha = transparency(picture)
-    if box is None and alpha is not None and picture.width != picture.height:
-        box = around(alpha)
-        notes.append("cut to a square around what is not transparent")
-    elif box is not None:
-        left, top, right, bottom = box
-        if not (0 <= left < right <= picture.width and 0 <= top < bottom <= picture.height):
-            raise ValueError(
-                f"The box {left},{top},{right},{bottom} does not lie in the picture, which is {picture.width} x {picture.height}."
-            )
-        notes.append(f"cut to the square around {left},{top},{right},{bottom}")
-        box = grow(box, picture.size)
-    elif picture.width != picture.height:
-        box = grow(
-            (picture.width // 2, picture.height // 2, picture.width // 2, picture.height // 2),
-            picture.size,
-            min(picture.size),
-        )
-        notes.append(
-            f"{full[0]} x {full[1]} is not square: the middle was kept; with --box left,top,right,bottom another part, such as the face"
-        )
-    picture = picture.crop(box) if box else picture
+        picture.putalpha(_read_mask(mask, name, full_size).resize(picture.size))
+    square, note = _square_to_keep(picture, full_size, box)
+    if square:
+        picture = picture.crop(square)
+        notes.append(note)
     if picture.width < TINY:
         raise ValueError(
-            f"What is kept of {name} is {picture.width} x {picture.height} pixels: too small to show anyone. Give at least {TINY} x {TINY}."
+            f"What is kept of {name} is {picture.width} x {picture.height} pixels: too small to "
+            f"show anyone. Give at least {TINY} x {TINY}."
         )
     if picture.width > LARGE:
-        notes.append(f"made smaller, from {full[0]} x {full[1]}")
+        notes.append(f"made smaller, from {full_size[0]} x {full_size[1]}")
         picture = picture.resize((LARGE, LARGE), Image.Resampling.LANCZOS)
     return picture, notes
 
 
+def _read_upright(
+    path: str | Path | BinaryIO, name: str | Path, shrink: bool
+) -> tuple[Image.Image, Size, list[str]]:
+    """(picture in 8 bits, its size in the file once it stands upright, notes).
+
+    shrink: read a huge JPEG at half, a quarter or an eighth of its size.
+    """
+    with _reading(path, name) as file:
+        turned = file.getexif().get(ORIENTATION, 1)
+        swapped = turned >= 5  # then width and height change places
+        full_size = file.size[::-1] if swapped else file.size
+        if file.format == "JPEG" and shrink:
+            file.draft("RGB", (2 * LARGE, 2 * LARGE))
+        picture = eight_bits(ImageOps.exif_transpose(file))
+    notes = [] if turned == 1 else ["turned upright, as the camera noted"]
+    return picture, full_size, notes
+
+
+def _read_mask(path: str | Path, name: str | Path, full_size: Size) -> Image.Image:
+    """ "L", of the upright photo's size."""
+    with _reading(path, path) as file:
+        mask = eight_bits(file).convert("L")
+    if mask.size != full_size:
+        raise ValueError(
+            f"The mask {path} is {mask.width} x {mask.height}, but {name} is "
+            f"{full_size[0]} x {full_size[1]}: both must be of one size."
+        )
+    return mask
+
+
+def _square_to_keep(
+    picture: Image.Image, full_size: Size, box: Box | None
+) -> tuple[Box | None, str | None]:
+    """(the square, what to say of it); (None, None) if the whole picture is to be kept."""
+    width, height = picture.size
+    alpha = transparency(picture)  # refuses a picture that shows nothing, whatever the box
+    if box is not None:
+        left, top, right, bottom = box
+        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+            raise ValueError(
+                f"The box {left},{top},{right},{bottom} does not lie in the picture, "
+                f"which is {width} x {height}."
+            )
+        return _square(box, picture.size), f"cut to the square around {left},{top},{right},{bottom}"
+    if width == height:
+        return None, None
+    if alpha is not None:
+        subject = alpha.point([0] * 128 + [255] * 128).getbbox()
+        return _square(subject, picture.size), "cut to a square around what is not transparent"
+    middle = (width // 2, height // 2, width // 2, height // 2)
+    return _square(middle, picture.size, min(width, height)), (
+        f"{full_size[0]} x {full_size[1]} is not square: the middle was kept; "
+        "with --box left,top,right,bottom another part, such as the face"
+    )
+
+
+def _square(box: Box, size: Size, at_least: int = 0) -> Box:
+    """The square with the box's middle and its longer side, `at_least` so many pixels.
+
+    It is pushed into a picture of that size, and no larger than it.
+    """
+    left, top, right, bottom = box
+    width, height = size
+    side = min(max(right - left, bottom - top, at_least), width, height)
+    x = min(max((left + right - side) // 2, 0), width - side)
+    y = min(max((top + bottom - side) // 2, 0), height - side)
+    return x, y, x + side, y + side
+
+
 @contextmanager
-def reading(path, name):
-    """The open file; a file that cannot be read ends in a ValueError that says so."""
+def _reading(path: str | Path | BinaryIO, name: str | Path) -> Iterator[Image.Image]:
+    """The open file; one that cannot be read ends in a ValueError that says so."""
     try:
         with Image.open(path) as file:
             yield file
@@ -96,29 +144,12 @@ def reading(path, name):
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
-    """Any mode (grey, palette, CMYK, 16 bits, float) -> RGB, or RGBA if something is transparent."""
+    """Any mode (grey, palette, CMYK, 16 bits, float) -> RGB, or RGBA if it is transparent."""
     if picture.mode.startswith("I"):  # 16 bits of grey: keep the upper 8
-        picture = Image.fromarray(
-            (np.asarray(picture).astype(np.uint32) // 256).clip(0, 255).astype("uint8")
-        )
+        upper = np.asarray(picture).astype(np.uint32) // 256
+        picture = Image.fromarray(upper.clip(0, 255).astype("uint8"))
     elif picture.mode == "F":
         values = np.asarray(picture)
-        picture = Image.fromarray(
-            (255 * (values - values.min()) / max(np.ptp(values), 1e-8)).astype("uint8")
-        )
+        spread = max(np.ptp(values), 1e-8)
+        picture = Image.fromarray((255 * (values - values.min()) / spread).astype("uint8"))
     return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-
-
-def around(mask: Image.Image) -> tuple[int, int, int, int]:
-    """The square around the white of a mask."""
-    return grow(mask.point(lambda x: 255 if x >= 128 else 0).getbbox(), mask.size)
-
-
-def grow(
-    box: tuple[int, int, int, int], size: tuple[int, int], side: int = 0
-) -> tuple[int, int, int, int]:
-    """The square with the box's middle and its longer side (at least `side`), pushed into the picture and no larger than it."""
-    side = min(max(box[2] - box[0], box[3] - box[1], side), *size)
-    left, top = ((low + high - side) // 2 for low, high in ((box[0], box[2]), (box[1], box[3])))
-    left, top = (min(max(at, 0), whole - side) for at, whole in zip((left, top), size))
-    return left, top, left + side, top + side
