@@ -1,0 +1,1 @@
+"""Looking inside a model: `trace` and `patch`, heat maps, figures, widgets."""

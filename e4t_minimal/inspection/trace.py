@@ -1,44 +1,41 @@
-"""Look inside: `trace` keeps every intermediate tensor under its name, `patch` changes one. Their names: see taps.py, or `names(model)`."""
+"""Look inside: `trace` keeps tensors under their names, `patch` changes them.
 
+The names: see names.py, or `names(model)`.
+"""
+
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from ..files import replacing
-from ..inspection.hooks import match, names, taps
-from ..inspection.hooks import names as known
+from .heat import heat_maps, tokens
+from .hooks import observing
+from .names import axes_of, names
+from .observer import Observer
 
 __all__ = ["Trace", "heat_maps", "names", "patch", "tokens", "trace"]
-AXES = {
-    "*.delta": "n m",
-    "*.attn1*.map": "B heads N N",
-    "*.map": "B heads N T",
-    "*.attn2*.to_[kv]": "B T D",
-    "*.attn*": "B N D",
-    "unet.*": "B C h w",
-    "latent*": "B C h w",
-    "guidance.*": "B C h w",
-    "text.*": "B T D",
-    "encoder.*": "B D",
-    "placeholder.*": "B D",
-    "*": "",
-}
 
 
 class Trace:
-    """What passed, in order of time: t["unet.mid"] is a list of tensors, t.calls["unet.mid"] a (timestep, part) for each."""
+    """What passed, in order of time.
+
+    t["unet.mid"] is a list of tensors, t.calls["unet.mid"] a list of (timestep, part), one for each
+    (see `Observer`).
+    """
 
     def __init__(self, device: str | None = None):
-        self.kept, self.calls, self.device = {}, {}, device
+        self.kept: dict[str, list[torch.Tensor]] = {}
+        self.calls: dict[str, list[tuple]] = {}
+        self.device = device
 
-    def keep(self, name: str, tensor: torch.Tensor, t, part) -> torch.Tensor:
-        self.kept.setdefault(name, []).append(
-            tensor.detach().to(self.device or tensor.device, copy=not name.endswith(".map"))
-        )  # a map is ours alone
+    def keep(self, name: str, tensor: torch.Tensor, t, part: str | None) -> torch.Tensor:
+        """Put a tensor's copy at the end of the list under its name."""
+        shared = not name.endswith(".map")  # a map was computed for us alone
+        copy = tensor.detach().to(self.device or tensor.device, copy=shared)
+        self.kept.setdefault(name, []).append(copy)
         self.calls.setdefault(name, []).append((t, part))
         return tensor
 
@@ -49,113 +46,91 @@ class Trace:
             )
         return self.kept[name]
 
-    def of(self, name: str, part: str = "cond") -> dict:
-        """{timestep: tensor} of the passes with the prompt ("cond") or with the empty one ("uncond"); what belongs to no pass is in both.
-        Of several at one timestep (two pictures drawn one after the other) it is the last."""
+    def of(self, name: str, part: str = "cond") -> dict[int, torch.Tensor]:
+        """{timestep: tensor} of the passes with the prompt ("cond") or the empty one ("uncond").
+
+        What belongs to no pass is in both. Of several at one timestep (two pictures drawn one after
+        the other) it is the last.
+        """
         halves = {"uncond": 0, "cond": 1}
-        return {
-            t: x.chunk(2)[halves[part]] if kind == "both" else x
-            for x, (t, kind) in zip(self[name], self.calls[name])
-            if kind in (part, "both", None)
-        }
+        found = {}
+        for tensor, (t, of_part) in zip(self[name], self.calls[name], strict=True):
+            if of_part == "both":
+                found[t] = tensor.chunk(2)[halves[part]]
+            elif of_part in (part, None):
+                found[t] = tensor
+        return found
 
     def table(self):
-        """A pandas table, a row per name: calls, shape with its axes, dtype, mean, std, min, max, norm, and the number of NaNs."""
+        """A pandas table, a line per name: calls, shape, dtype, and statistics over all calls."""
         import pandas
 
-        rows = []
-        for name, found in self.kept.items():
-            x, letters = (
-                torch.cat([f.float().flatten() for f in found]),
-                next(v for k, v in AXES.items() if fnmatchcase(name, k)).split(),
-            )
-            shape = " ".join(f"{a}={n}" for a, n in zip(letters, found[0].shape))
-            rows.append(
-                {
-                    "name": name,
-                    "calls": len(found),
-                    "shape": shape,
-                    "dtype": str(found[0].dtype).removeprefix("torch."),
-                    "mean": x.mean().item(),
-                    "std": x.std(correction=0).item(),
-                    "min": x.min().item(),
-                    "max": x.max().item(),
-                    "norm": x.norm().item(),
-                    "NaNs": int(x.isnan().sum()),
-                }
-            )
-        return pandas.DataFrame(rows)
+        return pandas.DataFrame([_summary(name, tensors) for name, tensors in self.kept.items()])
 
     def save(self, path: str | Path):
-        """One safetensors file: "name/0", "name/1", ... per call, and in its metadata each one's timestep and part. Written beside, then renamed."""
-        tensors = {
-            f"{name}/{i}": x.contiguous().cpu()
-            for name, found in self.kept.items()
-            for i, x in enumerate(found)
-        }
+        """One safetensors file: "name/0", "name/1", ... per call.
+
+        Its metadata has each one's (timestep, part). Written beside, then renamed.
+        """
+        tensors, calls = {}, {}
+        for name, found in self.kept.items():
+            for i, tensor in enumerate(found):
+                tensors[f"{name}/{i}"] = tensor.contiguous().cpu()
+                calls[f"{name}/{i}"] = str(self.calls[name][i])
         with replacing(path) as new:
-            save_file(
-                tensors,
-                new,
-                {
-                    f"{name}/{i}": str(call)
-                    for name, calls in self.calls.items()
-                    for i, call in enumerate(calls)
-                },
-            )
+            save_file(tensors, new, calls)
+
+
+def _summary(name: str, tensors: list[torch.Tensor]) -> dict:
+    numbers = torch.cat([tensor.float().flatten() for tensor in tensors])
+    sizes = zip(axes_of(name), tensors[0].shape, strict=False)
+    return {
+        "name": name,
+        "calls": len(tensors),
+        "shape": " ".join(f"{axis}={size}" for axis, size in sizes),
+        "dtype": str(tensors[0].dtype).removeprefix("torch."),
+        "mean": numbers.mean().item(),
+        "std": numbers.std(correction=0).item(),
+        "min": numbers.min().item(),
+        "max": numbers.max().item(),
+        "norm": numbers.norm().item(),
+        "NaNs": int(numbers.isnan().sum()),
+    }
 
 
 @contextmanager
-def trace(model, names: str | tuple[str, ...] = "*", device: str | None = None):
-    """Keep what passes under the names that match -> `Trace`; results stay the same, bit for bit. device: where to keep it ("cpu" spares a GPU)."""
+def trace(model, names: str | tuple[str, ...] = "*", device: str | None = None) -> Iterator[Trace]:
+    """Keep what passes under the names that match -> `Trace`.
+
+    model: an `E4T`, a `Base` or a diffusers `StableDiffusionPipeline`. Its results stay the same,
+    bit for bit; where it has another attention processor than PyTorch's (`AttnProcessor2_0`) and Q,
+    K, V or a map of a layer is asked for, within 1e-5. device: where to keep tensors ("cpu" spares
+    a GPU). ValueError for an unknown name, and for a model that is compiled or fused.
+    """
     kept = Trace(device)
-    with taps(model, names, kept.keep, changing=False):
+    with observing(Observer(model, names, kept.keep)):
         yield kept
 
 
 @contextmanager
-def patch(model, names: str | tuple[str, ...], fn):
-    """While open, the model goes on with fn(tensor) wherever a tensor passes under one of the names. Works between two steps of a generator, too."""
-    if any(name.startswith("loss.") and match(name, names) for name in known(model)):
+def patch(
+    model, names: str | tuple[str, ...], fn: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[None]:
+    """While open, the model goes on with fn(tensor) where a tensor passes under one of the names.
+
+    Works between two steps of a generator, too. In training, `backward` belongs inside: gradient
+    checkpointing computes parts of the model a second time then. ValueError as in `trace`, and for
+    terms of the loss.
+    """
+
+    def change(name: str, tensor: torch.Tensor, t, part: str | None) -> torch.Tensor:
+        return fn(tensor)
+
+    observer = Observer(model, names, change, changing=True)
+    if any(name.startswith("loss.") for name in observer.wanted):
         raise ValueError(
-            f"{names!r}: terms of the loss are read, not changed; change the loss's weights, or a tensor it is made of."
+            f"{names!r}: terms of the loss are read, not changed; change the loss's weights, or a "
+            "tensor it is made of."
         )
-    with taps(model, names, lambda name, tensor, t, part: fn(tensor), changing=True):
+    with observing(observer):
         yield
-
-
-def tokens(model, prompt: str) -> list[str]:
-    """The T tokens of a prompt as the text encoder reads them: beginning, words, end, padding. An index into `heat_maps`."""
-    tokenizer = getattr(model, "placeholder", model).tokenizer
-    return tokenizer.convert_ids_to_tokens(
-        tokenizer(
-            prompt, padding="max_length", truncation=True, max_length=tokenizer.model_max_length
-        ).input_ids
-    )
-
-
-def heat_maps(
-    kept: Trace,
-    size: int,
-    names: str = "*attn2*.map",
-    part: str = "cond",
-    heads=slice(None),
-    times=None,
-) -> torch.Tensor:
-    """Where every token is looked at: (B, T, size, size), as DAAM does (Tang et al., 2022): each head's map is enlarged (bicubic, at least 0), then all are
-    summed over heads, layers and timesteps (times: only these). For square pictures; every token, the beginning and the end of the prompt too."""
-    total = 0
-    for name in [name for name in kept.kept if match(name, names)]:
-        for t, x in kept.of(name, part).items():
-            if times is None or t in times:
-                x = (
-                    x[:, heads].transpose(-1, -2).unflatten(-1, (int(x.shape[2] ** 0.5), -1))
-                )  # (B, heads, T, h, w)
-                total = total + F.interpolate(x.flatten(0, 1), (size, size), mode="bicubic").clamp(
-                    min=0
-                ).unflatten(0, x.shape[:2]).sum(1)
-    if isinstance(total, int):
-        raise ValueError(
-            f"No map was kept under {names!r} for {part!r} and these times; trace with names='*attn2*.map'."
-        )
-    return total

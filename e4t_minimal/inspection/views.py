@@ -1,5 +1,10 @@
-"""What the widgets show, as plain functions that return a matplotlib figure: they need neither a notebook nor ipywidgets."""
+"""What the widgets draw, as plain functions that return a matplotlib figure.
 
+They need neither a notebook nor ipywidgets.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import fill
 
@@ -11,30 +16,31 @@ from PIL import Image
 from .. import DATA
 from ..base import Base
 from ..model import E4T
-from ..inspection.plots import gallery, grid
 from ..sample import sample
-from ..inspection.trace import Trace
-from ..train import personalize
+from ..train import PERSONALIZATION, personalize
 from ..world import DOMAINS, Identity, Scene, draw
+from .plots import gallery, grid
+from .trace import Trace
+
+PLAIN_SCENE = Scene()
 
 
 def plane(x: torch.Tensor, name: str, channel: int = 0, token: int = 0) -> torch.Tensor:
-    """Two dimensions of one kept tensor, of its first picture: a channel (B C h w), what a head's places give one token (B heads N T), one number of
-    every place (B N D), a prompt's tokens (B T D), a weight's change (n m), or a vector as one line."""
+    """Two dimensions of one kept tensor, of its first picture.
+
+    A channel (B C h w), what a head's places give one token (B heads N T), one number of every
+    place (B N D), a prompt's tokens (B T D), a weight's change (n m), or a vector as one line.
+    """
     if name.endswith(".delta"):
         return x
     if x.dim() < 3:
         return x.reshape(-1, x.shape[-1])[:1] if x.dim() else x.reshape(1, 1)
-    x, side = x[0], int(x.shape[-2] ** 0.5)
+    first = x[0]
     if name.endswith(".map"):
-        return x[channel, :, token].unflatten(0, (side, -1))
-    if x.dim() == 2:
-        return (
-            x
-            if name == "text.hidden" or side**2 != x.shape[0]
-            else x[:, channel].unflatten(0, (side, -1))
-        )
-    return x[channel]
+        return _as_square(first[channel, :, token])
+    if first.dim() == 3:
+        return first[channel]
+    return _as_square(first[:, channel]) if _has_places(x, name) else first
 
 
 def limits(x: torch.Tensor, name: str) -> tuple[int, int]:
@@ -43,38 +49,57 @@ def limits(x: torch.Tensor, name: str) -> tuple[int, int]:
         return x.shape[1], x.shape[3]
     if x.dim() == 4:
         return x.shape[1], 1
-    square = x.dim() == 3 and name != "text.hidden" and int(x.shape[1] ** 0.5) ** 2 == x.shape[1]
-    return (x.shape[2] if square else 1), 1
+    return (x.shape[2] if _has_places(x, name) else 1), 1
 
 
-def look(kept: Trace, name: str, call: int = 0, channel: int = 0, token: int = 0) -> Figure:
-    """One tensor of a trace at one call: its heat map, the histogram of all its numbers, and its norm over all calls. ValueError for a name that was not kept."""
-    found, calls = kept[name], kept.calls[name]
-    shown, (t, part) = plane(found[call].float(), name, channel, token).cpu(), calls[call]
+def _has_places(x: torch.Tensor, name: str) -> bool:
+    """Whether x (B, N, D) belongs to the N places of a square picture, and not to T tokens."""
+    return x.dim() == 3 and name != "text.hidden" and int(x.shape[1] ** 0.5) ** 2 == x.shape[1]
+
+
+def _as_square(x: torch.Tensor) -> torch.Tensor:
+    """(N,) -> (h, w)."""
+    return x.unflatten(0, (int(len(x) ** 0.5), -1))
+
+
+def plot_tensor(kept: Trace, name: str, call: int = 0, channel: int = 0, token: int = 0) -> Figure:
+    """One tensor of a trace at one call, as a heat map; all its numbers; its norm over all calls.
+
+    channel, token: see `plane`. ValueError for a name that was not kept.
+    """
+    numbers = kept[name][call].float().cpu()
+    t, part = kept.calls[name][call]
     figure = plt.figure(figsize=(9.5, 2.7), dpi=80, layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    image = left.imshow(
-        shown,
-        aspect="equal" if shown.shape[0] == shown.shape[1] else "auto",
-        interpolation="nearest",
-    )
+    shown = plane(numbers, name, channel, token)
+    aspect = "equal" if shown.shape[0] == shown.shape[1] else "auto"
+    image = left.imshow(shown, aspect=aspect, interpolation="nearest")
     figure.colorbar(image, ax=left, shrink=0.8)
-    when = "" if t is None or isinstance(t, tuple) else f", t = {t}"
-    left.set_title(fill(f"{name}{when}{f', {part}' if part else ''}", 32), fontsize=9)
-    middle.hist(found[call].float().flatten().cpu().numpy(), bins=60, color="#c2410c")
-    middle.set_title(f"its numbers, {tuple(found[call].shape)}", fontsize=9)
-    for kind in dict.fromkeys(part for _, part in calls):
-        rows = [i for i, (_, part) in enumerate(calls) if part == kind]
-        right.plot(
-            rows, [found[i].float().norm().item() for i in rows], marker=".", label=kind or "all"
-        )
+    title = [name]
+    if isinstance(t, int):
+        title.append(f"t = {t}")
+    if part:
+        title.append(part)
+    left.set_title(fill(", ".join(title), 32), fontsize=9)
+    middle.hist(numbers.flatten().numpy(), bins=60, color="#c2410c")
+    middle.set_title(f"its numbers, {tuple(numbers.shape)}", fontsize=9)
+    _plot_norms(right, kept, name)
     right.axvline(call, color="#999999", linewidth=0.8)
-    right.set_title("norm, call by call", fontsize=9)
-    right.legend(fontsize=7)
     return figure
 
 
-def avatar(one: Identity, scene: Scene = Scene()) -> Figure:
+def _plot_norms(axis, kept: Trace, name: str):
+    """The tensor's norm at every call, a line for each part of the sampling."""
+    parts = [part for _, part in kept.calls[name]]
+    norms = [tensor.float().norm().item() for tensor in kept[name]]
+    for part in dict.fromkeys(parts):
+        calls = [i for i, of_call in enumerate(parts) if of_call == part]
+        axis.plot(calls, [norms[i] for i in calls], marker=".", label=part or "all")
+    axis.set_title("norm, call by call", fontsize=9)
+    axis.legend(fontsize=7)
+
+
+def avatar(one: Identity, scene: Scene = PLAIN_SCENE) -> Figure:
     """An identity of the toy world in a scene, its mask, and its caption. See `world.draw`."""
     image, text, mask = draw(one, scene)
     figure = grid([image, mask], ["the picture", "its mask"])
@@ -83,100 +108,120 @@ def avatar(one: Identity, scene: Scene = Scene()) -> Figure:
 
 
 def any_identity(domain: str, **attributes: str) -> Identity:
-    """An identity from a few attributes, the first word of its list for every other; ValueError for an attribute or word that the domain has not."""
+    """An identity from a few attributes, the first word of its list for every other.
+
+    ValueError for a domain, attribute or word that there is not.
+    """
     if domain not in DOMAINS:
         raise ValueError(f"There is no domain {domain!r}; there are {', '.join(DOMAINS)}.")
-    words = {attribute: list(options) for attribute, options in DOMAINS[domain].attributes.items()}
-    for attribute, word in attributes.items():
-        if word not in words.get(attribute, ()):
+    words = {name: list(options) for name, options in DOMAINS[domain].attributes.items()}
+    for name, word in attributes.items():
+        if name not in words:
             raise ValueError(
-                f"{domain} has no {attribute} = {word!r}; "
-                + (
-                    f"{attribute} is one of {', '.join(words[attribute])}."
-                    if attribute in words
-                    else f"its attributes are {', '.join(words)}."
-                )
+                f"{domain} has no {name} = {word!r}; its attributes are {', '.join(words)}."
             )
-    return Identity(
-        domain,
-        {attribute: attributes.get(attribute, options[0]) for attribute, options in words.items()},
-    )
+        if word not in words[name]:
+            raise ValueError(
+                f"{domain} has no {name} = {word!r}; {name} is one of {', '.join(words[name])}."
+            )
+    return Identity(domain, {name: options[0] for name, options in words.items()} | attributes)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a picture is learned, and what is then drawn."""
+
+    prompts: tuple[str, ...] = ("a photo of S*", "a photo of S* on the beach")
+    steps: int = 5  # of personalization
+    s: float | None = None  # how far S* may lie from its class word; None: as trained
+    guidance: float = 4.0
+    seed: int = 0
+    weights: str | Path = DATA / "e4t-face"  # the domain's E4T
+
+
+FEW_STEPS = Settings()
+AS_TRAINED = Settings(steps=PERSONALIZATION.steps)
 
 
 def learn(
     base: Base,
     image: Image.Image,
     mask: Image.Image | None = None,
-    steps: int = 5,
-    s: float | None = None,
-    weights: str | Path = DATA / "e4t-face",
-    progress=lambda step: None,
+    settings: Settings = FEW_STEPS,
+    progress: Callable[[int], None] | None = None,
 ) -> E4T:
-    """The domain's E4T, personalized on a picture. s: how far S* may lie from its class word (default: as trained); progress(step) after each step.
-    If it breaks off, the base is as it was."""
-    model = E4T.from_pretrained(weights, base)
+    """The domain's E4T, personalized on a picture; progress(steps done) after each step.
+
+    If it breaks off, the base is as it was.
+    """
+    model = E4T.from_pretrained(settings.weights, base)
     try:
-        if s is not None:
-            model.encoder.s = model.encoder.config["s"] = s
-        for state in personalize(model, image, mask, steps=steps):
-            progress(state["step"] + 1)
-        return model
+        if settings.s is not None:
+            model.encoder.config = replace(model.encoder.config, s=settings.s)
+        schedule = PERSONALIZATION.replace(steps=settings.steps)
+        for step in personalize(model, image, schedule, mask=mask):
+            if progress is not None:
+                progress(step.index + 1)
     except BaseException:
         model.detach()
         raise
+    return model
 
 
 def playground(
     base: Base,
     image: Image.Image,
     mask: Image.Image | None = None,
-    steps: int = 5,
-    s: float | None = None,
-    prompt: str = "a photo of S* on the beach",
-    guidance: float = 4.0,
-    seed: int = 0,
-    count: int = 3,
-    weights: str | Path = DATA / "e4t-face",
-    progress=lambda step: None,
+    settings: Settings = FEW_STEPS,
+    progress: Callable[[int], None] | None = None,
 ) -> Figure:
-    """Personalize on a picture and draw `count` pictures of the prompt beside it; see `learn`. The base is left as it was."""
-    model = learn(base, image, mask, steps, s, weights, progress)
+    """Personalize on a picture and draw the prompts beside it; see `learn`.
+
+    The base is left as it was.
+    """
+    model = learn(base, image, mask, settings, progress)
     try:
-        return gallery(
-            image,
-            {
-                f"{steps} steps": sample(
-                    model, [prompt] * count, image, guidance=guidance, seed=seed
-                )
-            },
-            [prompt] * count,
-        )
+        drawn = _draw_prompts(model, image, settings)
     finally:
         model.detach()
+    return gallery(image, {f"{settings.steps} steps": drawn}, settings.prompts)
 
 
 def what_changed(
     base: Base,
     image: Image.Image,
     mask: Image.Image | None = None,
-    prompts: list[str] = ("a photo of S*", "a photo of S* on the beach"),
-    steps: int = 15,
-    guidance: float = 4.0,
-    seed: int = 0,
-    weights: str | Path = DATA / "e4t-face",
-    progress=lambda step: None,
+    settings: Settings = AS_TRAINED,
+    progress: Callable[[int], None] | None = None,
 ) -> Figure:
-    """The same noise three times: the base with the class word, the domain's E4T that has seen the picture, the E4T personalized on it."""
-    how, rows, model = {"guidance": guidance, "seed": seed}, {}, E4T.from_pretrained(weights, base)
+    """The same noise three times: base, domain's E4T, personalized E4T.
+
+    The base draws the class word; the domain's E4T has seen the picture, and the personalized one
+    has learned it. The base is left as it was.
+    """
+    model = E4T.from_pretrained(settings.weights, base)
     try:
-        word, token = f"a {model.placeholder.class_word}", model.placeholder.token
-        rows["domain-tuned"] = sample(model, prompts, image, **how)
-        model.detach()
-        rows = {
-            f"base: {word}": sample(base, [p.replace(token, word) for p in prompts], **how)
-        } | rows
-        model = learn(base, image, mask, steps, None, weights, progress)
-        rows[f"personalized, {steps} steps"] = sample(model, prompts, image, **how)
+        of_domain = _draw_prompts(model, image, settings)
     finally:
         model.detach()
-    return gallery(image, rows, prompts)
+    word = f"a {model.placeholder.class_word}"
+    token = model.placeholder.token
+    without = replace(settings, prompts=tuple(p.replace(token, word) for p in settings.prompts))
+    of_base = _draw_prompts(base, None, without)
+    model = learn(base, image, mask, settings, progress)
+    try:
+        personalized = _draw_prompts(model, image, settings)
+    finally:
+        model.detach()
+    results = {
+        f"base: {word}": of_base,
+        "domain-tuned": of_domain,
+        f"personalized, {settings.steps} steps": personalized,
+    }
+    return gallery(image, results, settings.prompts)
+
+
+def _draw_prompts(
+    model: Base | E4T, image: Image.Image | None, settings: Settings
+) -> list[Image.Image]:
+    return sample(model, settings.prompts, image, guidance=settings.guidance, seed=settings.seed)

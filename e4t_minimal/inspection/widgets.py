@@ -1,27 +1,30 @@
-"""Views with handles, for a notebook (ipywidgets). Each is one function that returns a widget; what it shows is a plain function of views.py."""
+"""The plots of views.py with handles, for a notebook (ipywidgets)."""
 
 import io
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
 import ipywidgets as w
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from PIL import Image
 
 from .. import DATA
 from ..base import Base
 from ..scaling.photos import open_photo
-from ..world.scenery import BACKGROUNDS, STYLES
-from ..inspection.trace import Trace
-from ..inspection.views import any_identity, avatar, limits, look, playground, what_changed
 from ..world import DOMAINS, Scene, draw
+from ..world.scenery import BACKGROUNDS, STYLES
+from .trace import Trace
+from .views import Settings, any_identity, avatar, limits, playground, plot_tensor, what_changed
 
 
-def png(figure) -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file; it is closed then."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
     plt.close(figure)
-    return out.getvalue()
+    return file.getvalue()
 
 
 def faces() -> dict[str, Image.Image]:
@@ -29,115 +32,118 @@ def faces() -> dict[str, Image.Image]:
     return {path.stem: Image.open(path).copy() for path in sorted((DATA / "faces").glob("*.png"))}
 
 
-def _show(picture: w.Image, message: w.HTML, figure_of):
-    """Put the figure into the picture; an error's sentence under it, and the old picture stays."""
+def _redraw(picture: w.Image, message: w.HTML, plot: Callable[[], Figure]):
+    """Put a new figure into the picture; or an error's sentence under it, and the old one stays."""
     try:
-        picture.value, message.value = png(figure_of()), ""
+        picture.value = png(plot())
+        message.value = ""
     except ValueError as error:
         message.value = f"<b>{escape(str(error))}</b>"
 
 
 class Explorer(w.VBox):
-    """Choose a tensor of a trace, a call (timestep), a channel or head, a token: see its heat map, its histogram, its norm over time."""
+    """One tensor of a trace: choose its name, call (timestep), channel or head, and token.
+
+    See `views.plot_tensor`.
+    """
 
     def __init__(self, kept: Trace):
-        self.kept, self.message, self.picture = kept, w.HTML(), w.Image(format="png")
+        self.kept = kept
+        self.message = w.HTML()
+        self.picture = w.Image(format="png")
         self.name = w.Dropdown(options=list(kept.kept), description="tensor")
-        self.call, self.channel, self.token = (
-            w.IntSlider(description=text, max=0) for text in ("call", "channel", "token")
-        )
+        self.call = w.IntSlider(description="call", max=0)
+        self.channel = w.IntSlider(description="channel", max=0)
+        self.token = w.IntSlider(description="token", max=0)
         self.name.observe(self._choose, "value")
         for slider in (self.call, self.channel, self.token):
             slider.observe(self._draw, "value")
-        super().__init__(
-            [
-                w.HBox([self.name, self.call]),
-                w.HBox([self.channel, self.token]),
-                self.picture,
-                self.message,
-            ]
-        )
+        first_line = w.HBox([self.name, self.call])
+        second_line = w.HBox([self.channel, self.token])
+        super().__init__([first_line, second_line, self.picture, self.message])
         self._choose()
 
-    def _choose(self, _=None):
-        found = self.kept[self.name.value]
-        self.channel.description = "head" if self.name.value.endswith(".map") else "channel"
-        for slider, count in zip(
-            (self.call, self.channel, self.token), (len(found), *limits(found[0], self.name.value))
-        ):
-            slider.max, slider.disabled = (
-                count - 1,
-                count == 1,
-            )  # ipywidgets lowers a value that is now too high
+    def _choose(self, change=None):
+        name = self.name.value
+        tensors = self.kept[name]
+        channels, tokens = limits(tensors[0], name)
+        self.channel.description = "head" if name.endswith(".map") else "channel"
+        _set_count(self.call, len(tensors))
+        _set_count(self.channel, channels)
+        _set_count(self.token, tokens)
         self._draw()
 
-    def _draw(self, _=None):
-        _show(
-            self.picture,
-            self.message,
-            lambda: look(
-                self.kept, self.name.value, self.call.value, self.channel.value, self.token.value
-            ),
-        )
+    def _draw(self, change=None):
+        _redraw(self.picture, self.message, self._plot)
+
+    def _plot(self) -> Figure:
+        place = (self.call.value, self.channel.value, self.token.value)
+        return plot_tensor(self.kept, self.name.value, *place)
+
+
+def _set_count(slider: w.IntSlider, count: int):
+    slider.max = count - 1  # ipywidgets lowers a value that is now too high
+    slider.disabled = count == 1
 
 
 class AvatarBuilder(w.VBox):
-    """Build a concept of the toy world word by word. `.identity`, `.image` and `.mask` are what it shows now."""
+    """Build a concept of the toy world word by word.
+
+    `.identity`, `.scene`, `.image` and `.mask` are those of the picture.
+    """
 
     def __init__(self, domain: str = "face"):
-        self.picture, self.message = w.Image(format="png"), w.HTML()
+        self.picture = w.Image(format="png")
+        self.message = w.HTML()
         self.domain = w.Dropdown(options=list(DOMAINS), value=domain, description="domain")
-        self.background, self.style, self.size = (
-            w.Dropdown(options=list(o), description=d, value=v)
-            for d, o, v in (
-                ("background", BACKGROUNDS, "white"),
-                ("style", STYLES, "photo"),
-                ("size", ("large", "small"), "large"),
-            )
-        )
+        backgrounds = list(BACKGROUNDS)
+        self.background = w.Dropdown(options=backgrounds, value="white", description="background")
+        self.style = w.Dropdown(options=list(STYLES), value="photo", description="style")
+        self.size = w.Dropdown(options=["large", "small"], description="size")
         self.domain.observe(self._rebuild, "value")
         for handle in (self.background, self.style, self.size):
             handle.observe(self._draw, "value")
         super().__init__()
         self._rebuild()
 
-    def _rebuild(self, _=None):
+    def _rebuild(self, change=None):
+        """Handles for the words of the chosen domain."""
         domain = DOMAINS[self.domain.value]
         self.expression = w.Dropdown(options=list(domain.expressions), description="expression")
-        self.words = {
-            attribute: w.Dropdown(options=list(words), description=attribute.replace("_", " "))
-            for attribute, words in domain.attributes.items()
-        }
+        self.words = {}
+        for attribute, words in domain.attributes.items():
+            name = attribute.replace("_", " ")
+            self.words[attribute] = w.Dropdown(options=list(words), description=name)
         for handle in (self.expression, *self.words.values()):
             handle.observe(self._draw, "value")
         left = w.VBox([self.domain, *self.words.values()])
-        self.children = [
-            w.HBox(
-                [
-                    left,
-                    w.VBox([self.background, self.style, self.size, self.expression, self.picture]),
-                ]
-            ),
-            self.message,
-        ]
+        scene = (self.background, self.style, self.size, self.expression)
+        right = w.VBox([*scene, self.picture])
+        self.children = [w.HBox([left, right]), self.message]
         self._draw()
 
-    def _draw(self, _=None):
-        self.identity = any_identity(
-            self.domain.value,
-            **{attribute: handle.value for attribute, handle in self.words.items()},
-        )
+    def _draw(self, change=None):
+        words = {attribute: handle.value for attribute, handle in self.words.items()}
+        self.identity = any_identity(self.domain.value, **words)
         self.scene = Scene(
-            self.background.value, self.style.value, self.expression.value, self.size.value
+            background=self.background.value,
+            style=self.style.value,
+            expression=self.expression.value,
+            size=self.size.value,
         )
         self.image, _, self.mask = draw(self.identity, self.scene)
-        _show(self.picture, self.message, lambda: avatar(self.identity, self.scene))
+        _redraw(self.picture, self.message, self._plot)
+
+    def _plot(self) -> Figure:
+        return avatar(self.identity, self.scene)
 
 
 class Playground(w.VBox):
-    """Pick a picture or upload one, choose steps, s, prompt and guidance, press the button: it learns the picture, draws, and keeps all results below.
+    """Choose or upload a picture, press the button: it is learned, and drawn as the prompt says.
 
-    pictures: {name: picture} to choose from (default: the shipped faces)."""
+    All results are kept below. pictures: {name: picture} to choose from (default: the shipped
+    faces).
+    """
 
     def __init__(
         self,
@@ -145,86 +151,95 @@ class Playground(w.VBox):
         pictures: dict[str, Image.Image] | None = None,
         weights: str | Path = DATA / "e4t-face",
     ):
-        self.base, self.weights, self.pictures = base, weights, dict(pictures or faces())
+        self.base = base
+        self.weights = weights
+        self.pictures = dict(pictures or faces())
         self.which = w.Dropdown(options=list(self.pictures), description="picture")
         self.upload = w.FileUpload(accept="image/*", description="upload")
         self.steps = w.IntSlider(5, 0, 30, description="steps")
         self.s = w.FloatSlider(0.1, min=0.0, max=0.5, step=0.05, description="s")
         self.guidance = w.FloatSlider(4.0, min=1.0, max=10.0, step=0.5, description="guidance")
         self.prompt = w.Text("a photo of S* on the beach", description="prompt")
-        self.go, self.progress = (
-            w.Button(description="learn and draw"),
-            w.IntProgress(description="learning"),
-        )
-        self.message, self.gallery = w.HTML(), w.VBox()
+        self.go = w.Button(description="learn and draw")
+        self.progress = w.IntProgress(description="learning")
+        self.message = w.HTML()
+        self.gallery = w.VBox()
         self.upload.observe(self._take, "value")
         self.go.on_click(self._run)
-        super().__init__(
-            [
-                w.HBox([self.which, self.upload]),
-                w.HBox([self.steps, self.s, self.guidance]),
-                w.HBox([self.prompt, self.go, self.progress]),
-                self.message,
-                self.gallery,
-            ]
-        )
+        of_picture = w.HBox([self.which, self.upload])
+        of_learning = w.HBox([self.steps, self.s, self.guidance])
+        of_drawing = w.HBox([self.prompt, self.go, self.progress])
+        super().__init__([of_picture, of_learning, of_drawing, self.message, self.gallery])
 
-    def _take(self, _=None):
+    def _take(self, change=None):
+        """Put the uploaded pictures among those to choose from."""
         for file in self.upload.value:
+            name = file["name"]
             try:
-                self.pictures[file["name"]], notes = open_photo(
-                    io.BytesIO(file["content"]), name=file["name"]
-                )
+                picture, notes = open_photo(io.BytesIO(file["content"]), name=name)
             except ValueError as error:
                 self.message.value = f"<b>{escape(str(error))}</b>"
                 return
-            self.which.options, self.message.value = list(self.pictures), escape("; ".join(notes))
-            self.which.value = file["name"]
+            self.pictures[name] = picture
+            self.which.options = list(self.pictures)
+            self.which.value = name
+            self.message.value = escape("; ".join(notes))
 
-    def _figure(self):
-        return playground(
-            self.base,
-            self.pictures[self.which.value],
+    def _settings(self) -> Settings:
+        return Settings(
+            prompts=(self.prompt.value,) * 3,
             steps=self.steps.value,
             s=self.s.value,
-            prompt=self.prompt.value,
             guidance=self.guidance.value,
             weights=self.weights,
-            progress=lambda step: setattr(self.progress, "value", step),
         )
 
-    def _run(self, _=None):
-        self.go.disabled, self.progress.value, self.progress.max = True, 0, max(self.steps.value, 1)
+    def _plot(self) -> Figure:
+        picture = self.pictures[self.which.value]
+        return playground(self.base, picture, None, self._settings(), self._advance)
+
+    def _advance(self, steps: int):
+        self.progress.value = steps
+
+    def _run(self, button=None):
+        self.go.disabled = True
+        self.progress.value = 0
+        self.progress.max = max(self.steps.value, 1)
         picture = w.Image(format="png")
         try:
-            _show(picture, self.message, self._figure)
+            _redraw(picture, self.message, self._plot)
         finally:
             self.go.disabled = False
         if picture.value:
-            text = w.Label(
-                f'{self.which.value}: {self.steps.value} steps, s = {self.s.value}, guidance {self.guidance.value}, "{self.prompt.value}"'
-            )
-            self.gallery.children = (
-                w.VBox([text, picture]),
-                *self.gallery.children,
-            )  # the newest first
+            newest = w.VBox([w.Label(self._caption()), picture])
+            self.gallery.children = (newest, *self.gallery.children)
+
+    def _caption(self) -> str:
+        return (
+            f"{self.which.value}: {self.steps.value} steps, s = {self.s.value}, "
+            f'guidance {self.guidance.value}, "{self.prompt.value}"'
+        )
 
 
 class WhatChanged(Playground):
-    """The same noise three times: base, domain-tuned, personalized. The handles of the playground, less s."""
+    """The same noise three times: base, domain's E4T, personalized E4T; see `views.what_changed`.
+
+    The handles of the playground, less s.
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.s.layout.display = "none"
         self.s.disabled = True
 
-    def _figure(self):
-        return what_changed(
-            self.base,
-            self.pictures[self.which.value],
-            prompts=[self.prompt.value],
+    def _settings(self) -> Settings:
+        return Settings(
+            prompts=(self.prompt.value,),
             steps=self.steps.value,
             guidance=self.guidance.value,
             weights=self.weights,
-            progress=lambda step: setattr(self.progress, "value", step),
         )
+
+    def _plot(self) -> Figure:
+        picture = self.pictures[self.which.value]
+        return what_changed(self.base, picture, None, self._settings(), self._advance)
