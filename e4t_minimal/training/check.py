@@ -1,55 +1,75 @@
-"""What the toy base can draw, as the judge sees it: styles, places and domains as asked, celebrities by name, strangers by description."""
+"""What the toy base draws, as the judge sees it: people by name and description, scenes, styles."""
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..base import load_base
-from ..evaluation.scores import Judge, prompt_score
+from ..base import Base, load_base
+from ..evaluation.judge import Judge
 from ..sample import sample
+from ..world import DOMAINS, Identity, Scene, caption, identity, named
 from ..world.scenery import BACKGROUNDS, STYLES
-from ..world import DOMAINS, Scene, caption, identity, named
+
+AT_ONCE = 32  # pictures drawn together
 
 
-def check(base: str, judge: str, seeds: int = 2, people: int = 32, batch: int = 32) -> dict:
-    """{what was asked for: share that the judge finds}, over all domains; identity by name and by description also per domain."""
-    base, judge, asked = (
-        load_base(base),
-        Judge.from_pretrained(judge),
-        [],
-    )  # asked: (prompt, {label: {question: the word it should answer}})
+def check(base_name: str, judge_name: str | None = None, people: int = 64) -> dict[str, dict]:
+    """{what was asked for: {what the judge looked at: share that came as asked}}.
+
+    People: `people` of each domain by their own names, and as many held-out ones by description,
+    smiling, on white. Scenes: every style with every background that it can show, in every domain.
+    """
+    base = load_base(base_name)
+    judge = Judge.from_pretrained(judge_name) if judge_name else Judge.from_pretrained()
+    report = {}
     for domain in DOMAINS:
-        for scene in (Scene(background, style) for style in STYLES for background in BACKGROUNDS):
-            if scene.shows_background:
-                wanted = {
-                    "style": {"style": scene.style},
-                    f"style {scene.style}": {"style": scene.style},
-                    "background": {"background": scene.background},
-                    "domain": {"domain": domain},
-                }
-                asked += [
-                    (f"{STYLES[scene.style]} a {domain} {BACKGROUNDS[scene.background]}", wanted)
-                ] * seeds
-        for kind, ones in {
-            "name": named(domain)[:people],
-            "description": [identity(domain, "held-out", i) for i in range(people)],
-        }.items():
-            asked += [
-                (
-                    caption(one, Scene()),
-                    {
-                        f"identity by {kind}, {domain}": {
-                            f"{domain}.{a}": word for a, word in one.visible.items()
-                        }
-                    },
-                )
-                for one in ones
-            ]
-    found = {}
-    for start in tqdm(range(0, len(asked), batch), desc="check"):
-        rows = asked[start : start + batch]
-        for reading, (_, labels) in zip(
-            judge.read(sample(base, [prompt for prompt, _ in rows], seed=start)), rows
-        ):
-            for label, wanted in labels.items():
-                found.setdefault(label, []).append(prompt_score(reading, wanted))
-    return {label: round(float(np.mean(scores)), 3) for label, scores in sorted(found.items())}
+        strangers = [identity(domain, "held-out", i) for i in range(people)]
+        report[f"{domain} by name"] = people_as_asked(base, judge, named(domain)[:people])
+        report[f"{domain} by description"] = people_as_asked(base, judge, strangers)
+    return report | {"scenes": scenes_as_asked(base, judge)}
+
+
+def people_as_asked(base: Base, judge: Judge, people: list[Identity]) -> dict[str, float]:
+    """{attribute: share that the judge reads right, "mean" of them, "expression"}."""
+    scene = Scene(expression="smiling")
+    prompts = [caption(one, scene) for one in people]
+    right: dict[str, list[bool]] = {}
+    for reading, one in zip(_read(base, judge, prompts, people[0].domain), people, strict=True):
+        for attribute, word in one.visible.items():
+            found = reading[f"{one.domain}.{attribute}"]
+            right.setdefault(attribute, []).append(found == word)
+        right.setdefault("expression", []).append(reading["expression"] == scene.expression)
+    shares = {name: round(float(np.mean(hits)), 3) for name, hits in right.items()}
+    attributes = [share for name, share in shares.items() if name != "expression"]
+    return shares | {"mean": round(float(np.mean(attributes)), 3)}
+
+
+def scenes_as_asked(base: Base, judge: Judge) -> dict[str, float]:
+    """{"style", "background", "domain", and each style: share that came as asked}."""
+    asked = [
+        (domain, Scene(background, style))
+        for domain in DOMAINS
+        for style in STYLES
+        for background in BACKGROUNDS
+        if Scene(background, style).shows_background
+    ]
+    prompts = [
+        f"{STYLES[scene.style]} a {domain} {BACKGROUNDS[scene.background]}"
+        for domain, scene in asked
+    ]
+    right: dict[str, list[bool]] = {}
+    for reading, (domain, scene) in zip(_read(base, judge, prompts, "scenes"), asked, strict=True):
+        as_asked = reading["style"] == scene.style
+        right.setdefault("style", []).append(as_asked)
+        right.setdefault(f"style {scene.style}", []).append(as_asked)
+        right.setdefault("background", []).append(reading["background"] == scene.background)
+        right.setdefault("domain", []).append(reading["domain"] == domain)
+    return {name: round(float(np.mean(hits)), 3) for name, hits in right.items()}
+
+
+def _read(base: Base, judge: Judge, prompts: list[str], what: str) -> list[dict[str, str]]:
+    """The judge's readings of what the base draws for the prompts."""
+    readings = []
+    for start in tqdm(range(0, len(prompts), AT_ONCE), desc=f"check, {what}"):
+        pictures = sample(base, prompts[start : start + AT_ONCE], seed=start)
+        readings += judge.read(pictures)
+    return readings

@@ -1,98 +1,98 @@
-"""The drawn pictures that the toy models learn from, as tensors; and their tokenizer."""
+"""The drawn pictures that the toy models learn from, as tensors, and what is true of each."""
 
 import json
-from functools import cache
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import CLIPTokenizer
 
+from ..world import DOMAINS, EXPRESSIONS, Identity, Scene, as_dataset
 from ..world.scenery import BACKGROUNDS, STYLES
-from ..world import DOMAINS, EXPRESSIONS, as_dataset, named
 
-MAX_TOKENS = 40
-MIX = {
-    ("face", "named"): 20000,
-    ("face", "train"): 20000,  # how many pictures of each kind the base learns from
-    ("critter", "named"): 8000,
-    ("critter", "train"): 8000,
-    ("robot", "named"): 8000,
-    ("robot", "train"): 8000,
-}
-PLAIN = 0.5  # share of large photos on plain backgrounds: there, the loss is about who it is
+# How many pictures of each kind the models learn from: {(domain, split): pictures}
+MIX = {(domain, split): 9000 for domain in DOMAINS for split in ("named", "train")}
+PLAIN = 0.7  # share of large photos on plain backgrounds: there, the loss is about who it is
+UNKNOWN = -100  # cross-entropy's word for "do not ask"
 
 
-def pictures(domain: str, split: str, count: int, seed: int = 0, plain: float = PLAIN) -> dict:
-    """{images (n, 64, 64, 3) uint8, captions, identities, scenes}: `count` rows of the world as arrays and lists."""
-    rows = as_dataset(domain, split, count, seed, plain, num_proc=2 if count > 2000 else None)
-    images = np.stack([np.asarray(image) for image in rows["image"]])
-    return {
-        "images": images,
-        "captions": list(rows["caption"]),
-        "identities": [json.loads(x) for x in rows["identity"]],
-        "scenes": [json.loads(x) for x in rows["scene"]],
+def _questions() -> dict[str, list[str]]:
+    """{question about a picture: the words it can be answered with}."""
+    questions = {
+        "style": list(STYLES),
+        "background": list(BACKGROUNDS),
+        "expression": list(EXPRESSIONS),
+        "size": ["large", "small"],
+        "domain": list(DOMAINS),
     }
+    for name, domain in DOMAINS.items():
+        for attribute, words in domain.attributes.items():
+            questions[f"{name}.{attribute}"] = list(words)
+    return questions
 
 
-def training_pictures(mix: dict = MIX) -> dict:
-    parts = [pictures(domain, split, count) for (domain, split), count in mix.items()]
-    return {
-        "images": np.concatenate([p["images"] for p in parts]),
-        **{k: sum((p[k] for p in parts), []) for k in ("captions", "identities", "scenes")},
+QUESTIONS = _questions()
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """n drawn pictures, each with its caption and the truth about it."""
+
+    images: np.ndarray  # (n, 64, 64, 3) uint8
+    captions: list[str]
+    identities: list[Identity]
+    scenes: list[Scene]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def pixels(self, indices) -> torch.Tensor:
+        """(B, 3, H, W) in [-1, 1] of some of them."""
+        chosen = torch.from_numpy(self.images[np.asarray(indices)])
+        return chosen.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+    def answers(self) -> dict[str, torch.Tensor]:
+        """{question: number of the true word (n,)}; UNKNOWN where the picture cannot show it."""
+        truths = [truth(*pair) for pair in zip(self.identities, self.scenes, strict=True)]
+        answers = {}
+        for question, words in QUESTIONS.items():
+            numbers = {word: i for i, word in enumerate(words)}
+            found = [numbers.get(one.get(question), UNKNOWN) for one in truths]
+            answers[question] = torch.tensor(found)
+        return answers
+
+
+def truth(identity: Identity, scene: Scene) -> dict[str, str]:
+    """{question: word} for everything that a picture of an identity in a scene shows."""
+    known = {
+        "style": scene.style,
+        "expression": scene.expression,
+        "size": scene.size,
+        "domain": identity.domain,
     }
+    if scene.shows_background:
+        known["background"] = scene.background
+    for attribute, word in identity.visible.items():
+        known[f"{identity.domain}.{attribute}"] = word
+    return known
 
 
-def to_tensor(images: np.ndarray) -> torch.Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [-1, 1]."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-
-
-@cache
-def names() -> list[str]:
-    return [one.name for domain in DOMAINS for one in named(domain)]
-
-
-def build_tokenizer() -> CLIPTokenizer:
-    """A byte-pair tokenizer in which every word of the grammar, and every name, is one token; other words fall into letters."""
-    words = " ".join(
-        [
-            *STYLES.values(),
-            *BACKGROUNDS.values(),
-            *EXPRESSIONS,
-            *DOMAINS,
-            "a an and with small picture person",
-            *(
-                phrase.replace("{}", "") + " " + word
-                for d in DOMAINS.values()
-                for part in d.attributes.values()
-                for word, (phrase, _) in part.items()
-            ),
-        ]
+def pictures(domain: str, split: str, count: int, seed: int = 0, plain: float = PLAIN) -> Pictures:
+    """The first `count` pictures of one domain and split, see `world.as_dataset`."""
+    table = as_dataset(domain, split, count, seed, plain, num_proc=2 if count > 2000 else None)
+    return Pictures(
+        images=np.stack([np.asarray(image) for image in table["image"]]),
+        captions=list(table["caption"]),
+        identities=[Identity(**json.loads(text)) for text in table["identity"]],
+        scenes=[Scene(**json.loads(text)) for text in table["scene"]],
     )
-    words = sorted(set(words.split())) + names()
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
-    bpe.normalizer, bpe.pre_tokenizer = (
-        normalizers.Lowercase(),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+
+
+def training_pictures(mix: dict | None = None, seed: int = 2) -> Pictures:
+    """All that the base, the tower and the judge learn from."""
+    parts = [pictures(*kind, count, seed) for kind, count in (mix or MIX).items()]
+    return Pictures(
+        images=np.concatenate([part.images for part in parts]),
+        captions=[text for part in parts for text in part.captions],
+        identities=[one for part in parts for one in part.identities],
+        scenes=[scene for part in parts for scene in part.scenes],
     )
-    letters = list("abcdefghijklmnopqrstuvwxyz0123456789.,*'-!?<>")
-    bpe.train_from_iterator(
-        words,
-        trainers.BpeTrainer(
-            vocab_size=5000,
-            min_frequency=1,
-            end_of_word_suffix="</w>",
-            initial_alphabet=letters,
-            show_progress=False,
-        ),
-    )
-    saved = json.loads(bpe.to_str())["model"]
-    vocab = list(dict.fromkeys([*saved["vocab"], *letters, *(c + "</w>" for c in letters)]))
-    vocab = {token: i for i, token in enumerate(vocab + ["<|startoftext|>", "<|endoftext|>"])}
-    tokenizer = CLIPTokenizer(
-        vocab=vocab, merges=[tuple(m) for m in saved["merges"]], model_max_length=MAX_TOKENS
-    )
-    split = [w for w in words if len(tokenizer(w).input_ids) != 3]
-    assert not split, f"words of more than one token: {split}"
-    return tokenizer

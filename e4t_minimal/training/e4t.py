@@ -2,149 +2,179 @@
 
 import json
 import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from tqdm.auto import tqdm
 
 from ..base import load_base
 from ..encoder import ENCODERS
-from ..model import E4T
+from ..evaluation.gap import conditioning_gap
+from ..model import E4T, Batch
 from ..offsets import new_offsets
-from ..world.scenery import rng_of
-from ..train import conditioning_gap, learn_dictionary, prepare, pretrain
-from ..world import Identity, Scene, caption, draw, identity
-from ..training.data import pictures
-from ..training.loop import bf16_is_faster
+from ..train import PRETRAINING, prepare, pretrain
+from ..world import Scene, caption, draw, identity
+from ..world.random_numbers import rng_of
+from .data import Pictures, pictures
+from .dictionary import DICTIONARY, fit_dictionary
+from .hardware import autocast, choose_attention
+from .tokenizer import name_tokens
+
+VALIDATION_PEOPLE = 96
+CELEBRITIES, STRANGERS = 8000, 6000  # pictures that the dictionary and the paper's loss learn from
 
 
-def domain_pictures(
-    model: E4T, domain: str, split: str, count: int, seed: int, plain: float
-) -> tuple[dict, list[dict]]:
-    """Prepared pictures whose captions call the subject S* and name the scene, so that S* need not explain it."""
-    rows = pictures(domain, split, count, seed, plain)
-    prompts = [
-        caption(Identity(**who), Scene(**where), rng_of("prompt", seed, i), model.placeholder.token)
-        for i, (who, where) in enumerate(zip(rows["identities"], rows["scenes"]))
-    ]
-    return prepare(model, [Image.fromarray(x) for x in rows["images"]], prompts), rows["identities"]
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained. All but domain, steps and seed is there for `evaluation.ablations`."""
+
+    domain: str = "face"
+    steps: int = 200  # of the paper's loss
+    dictionary_steps: int = 1000
+    seed: int = 0
+    encoder: str = "e4t"  # one of ENCODERS
+    offsets: str = "multiplicative"  # one of OFFSETS, or "none"
+    blocks: int | None = None  # of the paper's encoder, see `EncoderConfig`
+    s: float | None = None  # likewise
+    weights: dict[str, float] = field(default_factory=dict)  # further terms of the loss
+
+    @property
+    def command(self) -> str:
+        """What trains this again, together with the other choices in e4t.json."""
+        return (
+            f"python -m e4t_minimal.training e4t --domain {self.domain} --steps {self.steps} "
+            f"--dictionary-steps {self.dictionary_steps} --seed {self.seed}"
+        )
+
+    @property
+    def choices(self) -> dict:
+        """What differs from the usual recipe, beside what the command says."""
+        usual, said = Recipe(), {"domain", "steps", "dictionary_steps", "seed"}
+        given = asdict(self).items()
+        return {k: v for k, v in given if k not in said and v != getattr(usual, k)}
+
+    @property
+    def encoder_options(self) -> dict:
+        given = {"blocks": self.blocks, "s": self.s}
+        return {name: value for name, value in given.items() if value is not None}
 
 
-def words_of(model: E4T, identities: list[dict]) -> torch.Tensor:
-    """(n, D): the token embeddings of the celebrities' names, also for pictures whose caption did not say the name."""
-    ids = model.placeholder.tokenizer.convert_tokens_to_ids(
-        [who["name"] + "</w>" for who in identities]
-    )
-    return model.base.text_encoder.get_input_embeddings().weight[torch.tensor(ids)]
+class Log:
+    """Rows of numbers, printed and added to log.jsonl."""
+
+    def __init__(self, path: Path, rows: list[dict]):
+        self.path, self.rows = path, rows
+        self.begun = time.time() - (rows[-1]["seconds"] if rows else 0)
+
+    @property
+    def seconds(self) -> int:
+        return round(time.time() - self.begun)
+
+    def write(self, phase: str, step: int, **numbers: float):
+        row = {"phase": phase, "step": step, "seconds": self.seconds}
+        row |= {name: round(value, 4) for name, value in numbers.items()}
+        self.rows.append(row)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        tqdm.write(json.dumps(row))
 
 
 def fit(
-    folder,
-    domain: str = "face",
-    steps: int = 200,
-    dictionary_steps: int = 1000,
-    seed: int = 0,
-    encoder: str = "e4t",
-    offsets: str = "multiplicative",
-    blocks: int | None = None,
-    s: float | None = None,
-    weights: dict[str, float] | None = None,
-    resume: bool = False,
-):
-    """encoder, offsets, weights: other kinds and further terms of the loss, to be measured against the paper's. blocks, s: of the paper's encoder, see `Encoder`.
-    resume: go on from the dictionary that an earlier run has saved."""
-    if encoder not in ENCODERS:
-        raise ValueError(f"There is no encoder {encoder!r}; choose one of {', '.join(ENCODERS)}.")
-    torch.manual_seed(seed)
-    base, begun = load_base("toy"), time.time()
-    given = {name: value for name, value in dict(blocks=blocks, s=s).items() if value is not None}
-    model = E4T(
-        base,
-        domain,
-        encoder=ENCODERS[encoder].for_base(base, **given),
-        offsets=new_offsets(base.unet, offsets),
-    )
-    model.base.unet.set_attn_processor(
-        AttnProcessor()
-    )  # as in unet.py: faster in training on a CPU
-    log = open(folder / "log.jsonl", "a")
-    people = [
-        identity(domain, "validation", i) for i in range(96)
-    ]  # all in the same plain scene: the gap is about who they are, and nothing else
-    validation = prepare(
-        model,
-        [draw(one, Scene())[0] for one in people],
-        [caption(one, Scene(), subject=model.placeholder.token) for one in people],
-    )
+    folder: Path, domain: str = "face", resume: bool = False, device: str = "cpu", **choices
+) -> dict:
+    """Train a domain's E4T into the folder: dictionary/, model/, log.jsonl. Returns the report.
 
-    def report(phase, step, **numbers):
-        row = {
-            "phase": phase,
-            "step": step,
-            "seconds": round(time.time() - begun),
-            **{k: round(v, 4) for k, v in numbers.items()},
-        }
-        log.write(json.dumps(row) + "\n"), log.flush(), tqdm.write(json.dumps(row))
-        return row
-
-    # without the cache: autocast would go on using the half-precision copies of weights that an optimizer has changed since
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16_is_faster(), cache_enabled=False):
-        if resume:
-            rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-            rows, begun = (
-                [row for row in rows if row["phase"] != "pretrain"],
-                begun - rows[-1]["seconds"],
-            )
-            model = E4T(
-                base,
-                domain,
-                encoder=E4T.from_pretrained(folder / "dictionary", base).encoder,
-                offsets=model.offsets,
-            )
-        elif dictionary_steps == 0:
-            rows = [report("start", 0, gap=conditioning_gap(model, validation))]
-        else:
-            celebrities, who = domain_pictures(model, domain, "named", 8000, 1, 0.8)
-            rows = [report("start", 0, gap=conditioning_gap(model, validation))]
-            loop = learn_dictionary(
-                model, celebrities, words_of(model, who), dictionary_steps, seed=seed
-            )
-            for state in tqdm(loop, total=dictionary_steps, desc="dictionary", mininterval=10):
-                if (state["step"] + 1) % 250 == 0:
-                    rows.append(
-                        report(
-                            "dictionary",
-                            state["step"] + 1,
-                            gap=conditioning_gap(model, validation),
-                            loss=state["loss"].item(),
-                        )
-                    )
-            model.save_pretrained(
-                folder / "dictionary"
-            )  # so that `e4t evaluate --weights` can tell what the paper's loss adds
-        pictures_of_train, _ = domain_pictures(model, domain, "train", 6000, 1, 0.5)
-        loop = pretrain(
-            model, pictures_of_train, steps, seed=seed, validation=validation, **(weights or {})
+    resume: go on from the dictionary that an earlier run has saved. choices: see `Recipe`.
+    """
+    recipe = Recipe(domain, **choices)
+    if recipe.encoder not in ENCODERS:
+        raise ValueError(
+            f"There is no encoder {recipe.encoder!r}; choose one of {', '.join(ENCODERS)}."
         )
-        for state in tqdm(loop, total=steps, desc="pretrain", mininterval=10):
-            if state["gap"] is not None:
-                rows.append(
-                    report(
-                        "pretrain",
-                        state["step"] + 1,
-                        gap=state["gap"],
-                        loss=state["terms"]["loss"].item(),
-                        l2=state["terms"]["l2"].item(),
-                    )
-                )
-    command = f"python -m e4t_minimal.training e4t --domain {domain} --steps {steps} --dictionary-steps {dictionary_steps} --seed {seed}"
-    command += f" --encoder {encoder}" * (encoder != "e4t") + f" --offsets {offsets}" * (
-        offsets != "multiplicative"
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    base = load_base("toy", device=device)
+    of_class, _ = ENCODERS[recipe.encoder]
+    encoder = of_class.for_base(base, **recipe.encoder_options)
+    offsets = new_offsets(base.unet, recipe.offsets)
+    model = E4T(base, domain, encoder=encoder, offsets=offsets)
+    choose_attention(base.unet, device)
+    validation = _validation(model, domain)
+    with autocast(device):
+        if resume:
+            log = Log(folder / "log.jsonl", _rows_of_dictionary(folder))
+            learned = E4T.from_pretrained(folder / "dictionary", base).encoder
+            model = E4T(base, domain, encoder=learned, offsets=offsets)
+        else:
+            log = Log(folder / "log.jsonl", [])
+            log.write("start", 0, gap=conditioning_gap(model, validation))
+            _learn_dictionary(model, recipe, validation, log)
+            # so that `e4t evaluate --weights` can tell what the paper's loss adds
+            model.save_pretrained(folder / "dictionary")
+        _pretrain(model, recipe, validation, log)
+    made = {"command": recipe.command, "seed": recipe.seed, "seconds": log.seconds}
+    if recipe.choices:
+        made["choices"] = recipe.choices
+    model.save_pretrained(folder / "model", **made)
+    return made | {"rows": log.rows}
+
+
+def _learn_dictionary(model: E4T, recipe: Recipe, validation: Batch, log: Log):
+    if not recipe.dictionary_steps:
+        return
+    celebrities = pictures(recipe.domain, "named", CELEBRITIES, seed=1, plain=0.8)
+    data, words = in_scenes(model, celebrities, seed=1), words_of(model, celebrities)
+    schedule = DICTIONARY.replace(steps=recipe.dictionary_steps, seed=recipe.seed)
+    loop = fit_dictionary(model, data, words, schedule)
+    for step in tqdm(loop, total=schedule.steps, desc="dictionary", mininterval=10):
+        if (step.index + 1) % 250 == 0:
+            gap = conditioning_gap(model, validation)
+            log.write("dictionary", step.index + 1, gap=gap, loss=step.losses["total"])
+
+
+def _pretrain(model: E4T, recipe: Recipe, validation: Batch, log: Log):
+    strangers = pictures(recipe.domain, "train", STRANGERS, seed=1, plain=0.5)
+    schedule = PRETRAINING.replace(
+        steps=recipe.steps, seed=recipe.seed, weights=PRETRAINING.weights | recipe.weights
     )
-    command += "".join(f" --{name} {value}" for name, value in given.items())
-    command += "".join(f" --extra {name}={weight}" for name, weight in (weights or {}).items())
-    model.save_pretrained(
-        folder / "model", command=command, seed=seed, seconds=round(time.time() - begun)
-    )
-    return {"command": command, "seconds": round(time.time() - begun), "rows": rows}
+    loop = pretrain(model, in_scenes(model, strangers, seed=1), schedule)
+    for step in tqdm(loop, total=schedule.steps, desc="pretrain", mininterval=10):
+        if (step.index + 1) % 100 == 0:
+            gap = conditioning_gap(model, validation)
+            losses = {"loss": step.losses["total"], "l2": step.losses["l2"]}
+            log.write("pretrain", step.index + 1, gap=gap, **losses)
+
+
+def in_scenes(model: E4T, data: Pictures, seed: int) -> Batch:
+    """Prepared pictures whose captions call the subject S* and name the scene.
+
+    What the caption says, S* need not explain.
+    """
+    token = model.placeholder.token
+    prompts = [
+        caption(*pair, rng_of("prompt", seed, i), token)
+        for i, pair in enumerate(zip(data.identities, data.scenes, strict=True))
+    ]
+    return prepare(model, [Image.fromarray(image) for image in data.images], prompts)
+
+
+def words_of(model: E4T, data: Pictures) -> torch.Tensor:
+    """(n, D): the token embeddings of the names, also where the caption did not say the name."""
+    tokens = name_tokens(model.placeholder.tokenizer, [one.name for one in data.identities])
+    return model.base.text_encoder.get_input_embeddings().weight[torch.tensor(tokens)]
+
+
+def _validation(model: E4T, domain: str) -> Batch:
+    """People in the same plain scene: the gap is about who they are, and nothing else."""
+    people = [identity(domain, "validation", i) for i in range(VALIDATION_PEOPLE)]
+    images = [draw(one, Scene())[0] for one in people]
+    token = model.placeholder.token
+    return prepare(model, images, [caption(one, Scene(), subject=token) for one in people])
+
+
+def _rows_of_dictionary(folder: Path) -> list[dict]:
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [row for row in rows if row["phase"] != "pretrain"]

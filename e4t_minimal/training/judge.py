@@ -1,121 +1,81 @@
-"""The judge, trained on drawn pictures that are blurred, shifted in colour and noisy now and then, as samples are."""
+"""The judge, trained on drawn pictures, blurred and off in colour now and then as samples are."""
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from ..evaluation.scores import QUESTIONS, Judge
-from ..world import Identity, Scene
-from ..training.data import pictures, to_tensor, training_pictures
-from ..training.loop import train
+from ..evaluation.judge import QUESTIONS, Judge
+from ..world import DOMAINS
+from .data import UNKNOWN, Pictures, pictures, training_pictures
+from .loop import Training, train
 
-UNKNOWN = -100  # cross-entropy's word for "do not ask"
-
-
-def answers(data: dict) -> dict[str, torch.Tensor]:
-    """{question: word number (n,)}, UNKNOWN where the picture cannot show it."""
-    out = {q: [] for q in QUESTIONS}
-    for who, where in zip(data["identities"], data["scenes"]):
-        one, scene = Identity(**who), Scene(**where)
-        truth = {
-            "domain": one.domain,
-            "style": scene.style,
-            "expression": scene.expression,
-            "background": scene.background if scene.shows_background else None,
-            **{f"{one.domain}.{a}": word for a, word in one.visible.items()},
-        }
-        for q, words in QUESTIONS.items():
-            out[q].append(words.index(truth[q]) if truth.get(q) else UNKNOWN)
-    return {q: torch.tensor(rows) for q, rows in out.items()}
+BATCH = 96
 
 
-def degrade(x: torch.Tensor, g: torch.Generator) -> torch.Tensor:
-    """Half of the pictures (B, 3, H, W) blurred, all a little off in brightness and noisy."""
-    blurred = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
-    x = torch.lerp(
-        x,
-        blurred,
-        torch.rand((len(x), 1, 1, 1), generator=g)
-        * (torch.rand((len(x), 1, 1, 1), generator=g) < 0.5),
-    )
-    x = x * (0.9 + 0.2 * torch.rand((len(x), 3, 1, 1), generator=g)) + 0.05 * torch.randn(
-        (len(x), 3, 1, 1), generator=g
-    )
-    return x + 0.1 * torch.rand((len(x), 1, 1, 1), generator=g) * torch.randn(x.shape, generator=g)
+def degrade(pixels: torch.Tensor, g: torch.Generator) -> torch.Tensor:
+    """Half of the pictures (B, 3, H, W) blurred, all a little off in brightness, and noisy."""
+
+    def one_each(*size: int) -> torch.Tensor:
+        return torch.rand((len(pixels), *size, 1, 1), generator=g)
+
+    blurred = F.interpolate(F.avg_pool2d(pixels, 2), scale_factor=2, mode="bilinear")
+    amount = one_each(1) * (one_each(1) < 0.5)
+    pixels = torch.lerp(pixels, blurred, amount)
+    pixels = pixels * (0.9 + 0.2 * one_each(3))
+    pixels = pixels + 0.05 * torch.randn((len(pixels), 3, 1, 1), generator=g)
+    return pixels + 0.1 * one_each(1) * torch.randn(pixels.shape, generator=g)
 
 
-def fit(
-    folder,
-    steps: int = 1500,
-    batch: int = 96,
-    lr: float = 2e-3,
-    seed: int = 0,
-    resume: bool = False,
-):
-    torch.manual_seed(seed)
+def accuracies(judge: Judge, sets: list[Pictures]) -> dict[str, float]:
+    """{question: share of right answers}, over all pictures that can answer it."""
+    right = dict.fromkeys(QUESTIONS, 0)
+    asked = dict.fromkeys(QUESTIONS, 0)
+    for data in sets:
+        logits, answers = judge(data.pixels(range(len(data)))), data.answers()
+        for question in QUESTIONS:
+            known = answers[question] != UNKNOWN
+            hits = logits[question].argmax(1)[known] == answers[question][known]
+            right[question] += hits.sum().item()
+            asked[question] += known.sum().item()
+    return {question: right[question] / asked[question] for question in QUESTIONS}
+
+
+def fit(training: Training, lr: float = 2e-3) -> dict:
+    """Train the judge into the folder's model/. Returns the report."""
+    torch.manual_seed(training.seed)
     judge, data = Judge(), training_pictures()
-    truth, images = answers(data), data["images"]
-    held = {
-        d: pictures(d, "held-out", 400, seed=3, plain=0.6) for d in ("face", "critter", "robot")
-    }
-    plain = {
-        d: pictures(d, "held-out", 400, seed=4, plain=1.0) for d in ("face", "critter", "robot")
-    }
+    answers = data.answers()
+    in_scenes = [pictures(domain, "held-out", 400, seed=3, plain=0.6) for domain in DOMAINS]
+    on_plain = [pictures(domain, "held-out", 400, seed=4, plain=1.0) for domain in DOMAINS]
 
     def loss_of_step(g, step):
-        rows = torch.randint(len(images), (batch,), generator=g)
-        logits = judge(degrade(to_tensor(images[rows.numpy()]), g))
-        losses = [
-            F.cross_entropy(logits[q].float(), truth[q][rows])
-            for q in QUESTIONS
-            if (truth[q][rows] != UNKNOWN).any()
-        ]
+        indices = torch.randint(len(data), (BATCH,), generator=g)
+        logits = judge(degrade(data.pixels(indices), g))
+        losses = []
+        for question in QUESTIONS:
+            wanted = answers[question][indices]
+            if (wanted != UNKNOWN).any():
+                losses.append(F.cross_entropy(logits[question].float(), wanted))
         return torch.stack(losses).mean()
 
-    def accuracies(which):
-        right, asked = {}, {}
-        for rows in which.values():
-            logits, true = judge(to_tensor(rows["images"])), answers(rows)
-            for q in QUESTIONS:
-                known = true[q] != UNKNOWN
-                right[q] = (
-                    right.get(q, 0) + (logits[q].argmax(1)[known] == true[q][known]).sum().item()
-                )
-                asked[q] = asked.get(q, 0) + known.sum().item()
-        return {q: right[q] / asked[q] for q in QUESTIONS}
-
     def check():
-        found = accuracies(plain)
-        return {
-            d: sum(v for q, v in found.items() if q.startswith(d))
-            / sum(q.startswith(d) for q in found)
-            for d in held
-        } | {"worst": min(found.values())}
+        found = accuracies(judge, on_plain)
+        numbers = {"worst": min(found.values())}
+        for domain in DOMAINS:
+            of_domain = [share for name, share in found.items() if name.startswith(domain)]
+            numbers[domain] = sum(of_domain) / len(of_domain)
+        return numbers
 
-    report = train(
-        "judge",
-        judge,
-        [{"params": judge.parameters(), "lr": lr}],
-        loss_of_step,
-        steps,
-        folder,
-        seed,
-        resume,
-        check,
-        250,
-        decay=0.99,
-    )
-    judge.eval()
+    groups = [{"params": judge.parameters(), "lr": lr}]
+    report = train(judge, groups, loss_of_step, training.replace(decay=0.99), check)
     with torch.no_grad():
-        report["accuracy on plain pictures"] = {
-            q: round(v, 3) for q, v in accuracies(plain).items()
-        }
-        report["accuracy in all scenes"] = {q: round(v, 3) for q, v in accuracies(held).items()}
-    (folder / "model").mkdir(parents=True, exist_ok=True)
-    save_file(
-        {k: v.half() if v.is_floating_point() else v for k, v in judge.state_dict().items()},
-        folder / "model" / "model.safetensors",
-    )
-    return report | {
-        "command": f"python -m e4t_minimal.training judge --steps {steps} --seed {seed}"
+        for title, sets in (("on plain pictures", on_plain), ("in all scenes", in_scenes)):
+            found = accuracies(judge, sets)
+            report[f"accuracy {title}"] = {name: round(share, 3) for name, share in found.items()}
+    weights = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in judge.state_dict().items()
     }
+    (training.folder / "model").mkdir(parents=True, exist_ok=True)
+    save_file(weights, training.folder / "model" / "model.safetensors")
+    return report

@@ -1,108 +1,135 @@
-"""One training loop for all toy models: progress bar, checkpoints that can be resumed, averaged weights. No pickle."""
+"""One training loop for all toy models: progress bar, states that resume, averaged weights."""
 
 import json
+import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import trange
 
-from ..base import generator
+from ..files import generator
 from ..scaling.checkpoint import load_state, save_state
+from .hardware import autocast
 
-CHECKPOINT_SECONDS = 180
-
-
-def bf16_is_faster() -> bool:
-    """One short measurement: on CPUs with bf16 matrix units autocast is 2-4 times faster, elsewhere it is slower."""
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.randn(1024, 1024, dtype=dtype)
-        a @ a
-        start = time.perf_counter()
-        for _ in range(5):
-            a @ a
-        seconds[dtype] = time.perf_counter() - start
-    return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
+SAVE_SECONDS = 180  # between two states on disk
 
 
-def learning_rate(step: int, steps: int, warmup: int = 100) -> float:
-    """Factor on the learning rate: up over `warmup` steps, flat, then a half cosine to 0 over the second half."""
-    x = max(0.0, step / steps * 2 - 1)
-    return min(1.0, (step + 1) / warmup) * (
-        0.5 + 0.5 * torch.cos(torch.tensor(x * torch.pi)).item()
-    )
+@dataclass(frozen=True)
+class Training:
+    """How a toy model is trained."""
+
+    name: str  # of the progress bar, and in the command that made the model
+    folder: Path  # for state.safetensors, log.jsonl and the trained model
+    steps: int
+    seed: int = 0
+    resume: bool = False  # go on from the folder's state, if there is one
+    device: str = "cpu"
+    check_every: int = 200  # steps
+    decay: float = 0.999  # of the averaged weights, once there are enough steps for it
+    warmup: int = 100  # steps in which the learning rate rises
+    cool: float = 0.5  # share of the steps in which it falls to zero, at the end
+
+    def replace(self, **changes) -> "Training":
+        return replace(self, **changes)
+
+    @property
+    def command(self) -> str:
+        """What makes this model again."""
+        return f"python -m e4t_minimal.training {self.name} --steps {self.steps} --seed {self.seed}"
+
+    def rate(self, step: int) -> float:
+        """Factor on the learning rate: up, flat, then half a cosine down to zero."""
+        rising = min(1.0, (step + 1) / self.warmup)
+        into_cooling = max(0.0, 1 - (self.steps - step) / max(1.0, self.cool * self.steps))
+        return rising * (0.5 + 0.5 * math.cos(math.pi * into_cooling))
 
 
 def train(
-    name: str,
     model: torch.nn.Module,
-    groups: list,
-    loss_of_step,
-    steps: int,
-    folder: Path,
-    seed: int = 0,
-    resume: bool = False,
-    check=None,
-    check_every: int = 200,
-    decay: float = 0.999,
+    groups: list[dict],
+    loss_of_step: Callable,
+    training: Training,
+    check: Callable | None = None,
 ) -> dict:
     """Train `model` in place and leave the averaged weights in it.
 
-    groups: AdamW parameter groups. loss_of_step(generator, step) -> scalar loss. check() -> {name: number}, printed and kept in log.jsonl
-    beside the checkpoint. Returns {"steps", "seconds"}.
+    groups: AdamW's parameter groups. loss_of_step(generator, step) -> scalar. check() -> {name:
+    number}, printed and kept in log.jsonl every `check_every` steps.
+    Returns {"steps", "seconds", "command"}. A run that was stopped and resumed gives the same bits.
     """
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
-    peak = [group["lr"] for group in optimizer.param_groups]
-    average = {
-        k: v.detach().clone() for k, v in model.state_dict().items() if v.is_floating_point()
-    }
-    start, spent = 0, 0.0
-    if resume and (folder / "state.safetensors").exists():
-        parts, facts = load_state(folder / "state.safetensors", optimizer)
-        model.load_state_dict(parts["model"])
-        average.update(parts["average"])
-        start, spent = facts["step"], facts["seconds"]
-    autocast, begun, saved, smooth = bf16_is_faster(), time.time() - spent, time.time(), None
-    bar = trange(start, steps, initial=start, total=steps, desc=name, mininterval=10)
+    training.folder.mkdir(parents=True, exist_ok=True)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=training.device != "mps")
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    average = AveragedModel(model, multi_avg_fn=_average(training.decay), use_buffers=True)
+    start, spent = _resume(model, average, optimizer, training)
+    begun, saved, smooth = time.time() - spent, time.time(), None
+    low_precision = autocast(training.device)
+    bar = trange(start, training.steps, initial=start, total=training.steps, desc=training.name)
     for step in bar:
-        for group, lr in zip(optimizer.param_groups, peak):
-            group["lr"] = lr * learning_rate(step, steps)
-        torch.manual_seed(generator(seed, step).initial_seed())  # for dropout
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            loss = loss_of_step(generator(seed, step), step)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * training.rate(step)
+        g = generator(training.seed, step)
+        torch.manual_seed(g.initial_seed())  # for dropout
+        with low_precision:
+            loss = loss_of_step(g, step)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        keep = min(decay, (1 + step) / (10 + step))
-        state = model.state_dict()
-        torch._foreach_lerp_(list(average.values()), [state[k] for k in average], 1 - keep)
+        average.update_parameters(model)
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
         bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
-        last = step + 1 == steps
-        if check and ((step + 1) % check_every == 0 or last):
-            model.eval()
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                row = {
-                    "step": step + 1,
-                    "seconds": round(time.time() - begun),
-                    "loss": round(smooth, 4),
-                    **{k: round(float(v), 4) for k, v in check().items()},
-                }
-            model.train()
-            folder.mkdir(parents=True, exist_ok=True)
-            with open(folder / "log.jsonl", "a") as log:
-                log.write(json.dumps(row) + "\n")
+        last = step + 1 == training.steps
+        if check and (last or (step + 1) % training.check_every == 0):
+            row = {"step": step + 1, "seconds": round(time.time() - begun), "loss": smooth}
+            with low_precision:
+                row |= _checked(model, check)
+            _log(training.folder, row)
             bar.write(json.dumps(row))
-        if time.time() - saved > CHECKPOINT_SECONDS or last:
-            save_state(
-                folder / "state.safetensors",
-                {"model": model.state_dict(), "average": average},
-                optimizer,
-                step=step + 1,
-                seconds=time.time() - begun,
-            )
+        if last or time.time() - saved > SAVE_SECONDS:
+            parts = {"model": model.state_dict(), "average": average.state_dict()}
+            path = training.folder / "state.safetensors"
+            save_state(path, parts, optimizer, step=step + 1, seconds=time.time() - begun)
             saved = time.time()
-    model.load_state_dict(average, strict=False)
-    return {"steps": steps, "seconds": round(time.time() - begun)}
+    model.load_state_dict(average.module.state_dict())
+    model.eval()
+    seconds = round(time.time() - begun)
+    return {"steps": training.steps, "seconds": seconds, "command": training.command}
+
+
+def _average(decay: float) -> Callable:
+    """As torch's exponential average, with a smaller decay in the first steps."""
+
+    def update(averages, weights, count):
+        ramped = min(decay, (1 + int(count)) / (10 + int(count)))
+        get_ema_multi_avg_fn(ramped)(averages, weights, count)
+
+    return update
+
+
+def _resume(model, average, optimizer, training: Training) -> tuple[int, float]:
+    """(steps done, seconds spent), after putting a saved state back where it was."""
+    path = training.folder / "state.safetensors"
+    if not training.resume or not path.exists():
+        return 0, 0.0
+    parts, facts = load_state(path, optimizer)
+    model.load_state_dict(parts["model"])
+    average.load_state_dict(parts["average"])
+    return facts["step"], facts["seconds"]
+
+
+@torch.no_grad()
+def _checked(model: torch.nn.Module, check: Callable) -> dict[str, float]:
+    model.eval()
+    numbers = {name: round(float(value), 4) for name, value in check().items()}
+    model.train()
+    return numbers
+
+
+def _log(folder: Path, row: dict):
+    with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
+        log.write(json.dumps(row) + "\n")

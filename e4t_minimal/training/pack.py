@@ -1,16 +1,24 @@
-"""From `runs/` to `data_samples/`: the trained folders, each with a card that says what it is and how it was made."""
+"""From `runs/` to `data_samples/`: trained folders, each with a card that says how it was made."""
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from transformers import CLIPVisionModelWithProjection
+
 from .. import DATA
+from ..base import load_base
 from ..world import Scene, draw, identity
+from .unet import save
 
 LICENCES = (
-    "Weights: MIT, as the project. The pictures they were trained on are drawn by DiceBear from Avataaars and Bottts by Pablo Stanley "
-    "(free for personal and commercial use) and Critters by DiceBear (CC0 1.0)."
+    "Weights: MIT, as the project. The pictures they were trained on are drawn by DiceBear from "
+    "Avataaars and Bottts by Pablo Stanley (free for personal and commercial use) and Critters by "
+    "DiceBear (CC0 1.0)."
 )
+# the shipped held-out faces {index: expression}
 FACES = {
     7: "smiling",
     0: "serious",
@@ -20,97 +28,74 @@ FACES = {
     5: "cheeky",
     10: "sad",
     11: "smiling",
-}  # held-out index: expression
-
-
-def _card(folder: Path, title: str, text: str, reports: dict[str, dict]):
-    lines = [f"# {title}", "", text, ""]
-    for name, report in reports.items():
-        figures = {
-            k: v for k, v in report.items() if k not in ("command", "seconds", "rows", "steps")
-        }
-        lines += [
-            f"## {name}",
-            "",
-            f"Made by `{report['command']}` in {report['seconds'] / 60:.0f} minutes on a CPU.",
-            "",
-        ]
-        lines += [
-            "| figure | value |",
-            "| --- | --- |",
-            *(f"| {k} | {v} |" for k, v in _flat(figures).items()),
-            "",
-        ]
-    (folder / "README.md").write_text("\n".join([*lines, LICENCES, ""]))
-
-
-def _flat(figures: dict, prefix: str = "") -> dict:
-    out = {}
-    for key, value in figures.items():
-        out |= (
-            _flat(value, f"{prefix}{key}: ") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return out
-
-
-def _copy(source: Path, target: Path):
-    new = target.with_name(f".{target.name}")
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.copytree(source, new)
-    shutil.rmtree(target, ignore_errors=True)
-    new.rename(target)
-
-
-def _report(path: Path) -> dict:
-    return json.loads(path.read_text())
+}
+NOT_FIGURES = {"command", "seconds", "rows", "steps"}
 
 
 def toy_sd(runs: Path):
-    _copy(runs / "unet/model", DATA / "toy-sd")
-    reports = {part: _report(runs / part / "report.json") for part in ("clip", "vae", "unet")}
-    last = (runs / "clip/log.jsonl").read_text().splitlines()[-1]
-    reports["clip"] |= {k: v for k, v in json.loads(last).items() if "@" in k}
-    reports["unet"] |= {
-        "share as asked": _report(runs / "check.json")
-    }  # `python -m e4t_minimal.training check`
-    _card(
-        DATA / "toy-sd",
+    """The base of runs/unet with the tower of runs/vision, if there is one."""
+    base = load_base(runs / "unet/model")
+    tower = runs / "vision/model"
+    if tower.exists():
+        base.vision = CLIPVisionModelWithProjection.from_pretrained(tower)
+    target = DATA / "toy-sd"
+    with _replacing_folder(target) as new:
+        save(base, new)
+    parts = [part for part in ("clip", "vae", "text", "unet", "vision") if (runs / part).exists()]
+    reports = {part: _read(runs / part / "report.json") for part in parts}
+    figures = {"share as asked": _read(runs / "check.json")}
+    if (runs / "probe.json").exists():
+        figures["linear probe of the vision tower"] = _read(runs / "probe.json")
+    _write_card(
+        target,
         "A toy Stable Diffusion",
-        "A diffusers pipeline folder for 64x64 pictures of the toy world: CLIP text encoder and vision tower, "
-        "autoencoder (8 latent channels, 4 pixels a latent), U-Net, DDIM schedule with v-prediction. `StableDiffusionPipeline.from_pretrained` loads it. "
-        "Gaps: how much worse the loss gets, relatively, with somebody else's name or attributes in the caption, on plain pictures that no training has seen.",
+        "A diffusers pipeline folder for 64x64 pictures of the toy world: CLIP text encoder and "
+        "vision tower, autoencoder (8 latent channels, 4 pixels a latent), U-Net, DDIM schedule "
+        "with v-prediction. `StableDiffusionPipeline.from_pretrained` loads it. Gaps: how much "
+        "worse the loss gets, relatively, with somebody else's name or attributes in the caption, "
+        "on plain pictures that no training has seen.",
         reports,
+        figures,
     )
 
 
 def judge(runs: Path):
-    _copy(runs / "judge/model", DATA / "judge")
-    _card(
-        DATA / "judge",
+    """The judge of runs/judge."""
+    target = DATA / "judge"
+    with _replacing_folder(target) as new:
+        shutil.copytree(runs / "judge/model", new, dirs_exist_ok=True)
+    _write_card(
+        target,
         "The judge",
-        "A small convolutional network (`e4t_minimal.evaluate.Judge`) that reads domain, style, background, expression and every identity "
-        "attribute from a 64x64 picture. Trained on drawn pictures only; nothing that it scores is trained with it. Accuracies are on held-out identities.",
-        {"judge": _report(runs / "judge/report.json")},
+        "A small convolutional network (`e4t_minimal.evaluation.judge.Judge`) that reads domain, "
+        "style, background, expression and every identity attribute from a 64x64 picture. Trained "
+        "on drawn pictures only; nothing that it scores is trained with it. Accuracies are on "
+        "held-out identities.",
+        {"judge": _read(runs / "judge/report.json")},
     )
 
 
 def e4t(runs: Path, domain: str = "face"):
-    _copy(runs / f"e4t-{domain}/model", DATA / f"e4t-{domain}")
-    report = _report(runs / f"e4t-{domain}/report.json")
+    """A domain's E4T of runs/e4t-DOMAIN."""
+    target = DATA / f"e4t-{domain}"
+    with _replacing_folder(target) as new:
+        shutil.copytree(runs / f"e4t-{domain}/model", new, dirs_exist_ok=True)
+    report = _read(runs / f"e4t-{domain}/report.json")
     gaps = {
         f"conditioning gap after {row['phase']} step {row['step']}": row["gap"]
         for row in report["rows"]
     }
-    _card(
-        DATA / f"e4t-{domain}",
+    _write_card(
+        target,
         f"E4T for the domain {domain}",
-        "Encoder (fp16) and folded weight offsets for `data_samples/toy-sd`; load with `E4T.from_pretrained`. "
-        "The gap is measured on validation identities in plain pictures.",
-        {"pretraining": report | gaps},
+        "Encoder (fp16) and folded weight offsets for `data_samples/toy-sd`; load with "
+        "`E4T.from_pretrained`. The gap is measured on validation identities in plain pictures.",
+        {"pretraining": {name: report[name] for name in ("command", "seconds")} | gaps},
     )
 
 
-def faces(runs: Path):
+def faces():
+    """Eight held-out faces as PNG files with transparent background."""
     folder = DATA / "faces"
     folder.mkdir(parents=True, exist_ok=True)
     for i, (index, expression) in enumerate(FACES.items()):
@@ -118,7 +103,54 @@ def faces(runs: Path):
         image.putalpha(mask)
         image.save(folder / f"face-{i:02d}.png")
     (folder / "README.md").write_text(
-        f"# Held-out faces\n\nEight faces that no training has seen, 64x64 with transparent background, "
-        f"made by `python -m e4t_minimal.training pack faces` (held-out identities {', '.join(map(str, FACES))}). "
-        "Avataaars by Pablo Stanley, free for personal and commercial use, drawn by DiceBear.\n"
+        "# Held-out faces\n\nEight faces that no training has seen, 64x64 with transparent "
+        "background, made by `python -m e4t_minimal.training pack faces` (held-out identities "
+        f"{', '.join(map(str, FACES))}). Avataaars by Pablo Stanley, free for personal and "
+        "commercial use, drawn by DiceBear.\n"
     )
+
+
+@contextmanager
+def _replacing_folder(target: Path) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `target` once it is whole."""
+    new = target.with_name(f".{target.name}")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        shutil.rmtree(target, ignore_errors=True)
+        new.rename(target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write_card(
+    folder: Path, title: str, text: str, reports: dict[str, dict], figures: dict | None = None
+):
+    lines = [f"# {title}", "", text, ""]
+    for name, report in reports.items():
+        minutes = report["seconds"] / 60
+        lines += [f"## {name}", "", f"Made by `{report['command']}` in {minutes:.0f} minutes.", ""]
+        lines += _table({k: v for k, v in report.items() if k not in NOT_FIGURES})
+    for name, found in (figures or {}).items():
+        lines += [f"## {name}", "", *_table(found)]
+    (folder / "README.md").write_text("\n".join([*lines, LICENCES, ""]))
+
+
+def _table(figures: dict) -> list[str]:
+    rows = [f"| {name} | {value} |" for name, value in _flat(figures).items()]
+    return ["| figure | value |", "| --- | --- |", *rows, ""] if rows else []
+
+
+def _flat(figures: dict, prefix: str = "") -> dict:
+    flat = {}
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}: ")
+        else:
+            flat[prefix + name] = value
+    return flat

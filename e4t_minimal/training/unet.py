@@ -1,12 +1,14 @@
-"""The U-Net, trained together with the text encoder: first on plain pictures only, so that it learns who before it learns where."""
+"""The U-Net, trained together with the text encoder, on latents that are computed once."""
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file, save_file
-from tqdm.auto import trange
+from tqdm.auto import tqdm
 from transformers import (
     CLIPImageProcessor,
     CLIPModel,
@@ -15,17 +17,25 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from ..base import Base
-from ..world.scenery import PLAIN as PLAIN_BACKGROUNDS
-from ..train import relative_gap
-from ..world import Identity, Scene, caption, named
-from ..training.data import MAX_TOKENS, pictures, to_tensor, training_pictures
-from ..training.loop import train
+from ..base import Base, load_base
+from ..evaluation.gap import relative_gap
+from ..files import replacing
+from ..world import caption, named
+from .captions import Readers, add_names_from_parts, ends, remove_names_from_parts
+from .data import Pictures, pictures, training_pictures
+from .hardware import autocast, choose_attention
+from .importance import importance
+from .loop import Training, train
 
-LATENT, CHANNELS = 16, 8
+BATCH = 32
+CHANNELS, LATENT = 8, 16  # of a latent picture: channels, height and width
+NO_CAPTION = 0.1  # share of pictures that are learned without: guidance needs the empty prompt
+HIGH_NOISE = 0.75  # timesteps are 1000 u ** HIGH_NOISE for u in [0, 1): more of the high ones
+QUESTIONS_WEIGHT = 0.02  # of the questions about the captions, beside the diffusion loss
 
 
 def build(width: int) -> UNet2DConditionModel:
+    """A new U-Net of 17 million parameters that reads words of `width` numbers."""
     return UNet2DConditionModel(
         sample_size=LATENT,
         in_channels=CHANNELS,
@@ -39,8 +49,11 @@ def build(width: int) -> UNet2DConditionModel:
     )
 
 
-def scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise schedule. v-prediction (as SD 2.1): its plain squared error looks at high noise too, where identity is decided."""
+def noise_schedule() -> DDIMScheduler:
+    """Stable Diffusion's, with v-prediction (as SD 2.1).
+
+    The plain squared error of v looks at high noise too, where it is decided who somebody is.
+    """
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -53,157 +66,159 @@ def scheduler() -> DDIMScheduler:
     )
 
 
-@torch.no_grad()
-def encode(vae, images: np.ndarray, batch: int = 128, name: str = "latents") -> torch.Tensor:
-    """Scaled latents (n, 8, 16, 16) in bf16."""
-    out = []
-    with torch.autocast("cpu", torch.bfloat16):
-        for i in trange(0, len(images), batch, desc=name, mininterval=10):
-            out.append(
-                (
-                    vae.encode(to_tensor(images[i : i + batch])).latent_dist.mean
-                    * vae.config.scaling_factor
-                ).bfloat16()
-            )
-    return torch.cat(out).contiguous()
-
-
-def padded(tokenizer, texts: list[str]) -> torch.Tensor:
-    """Token numbers (B, MAX_TOKENS), padded as `StableDiffusionPipeline` pads."""
-    return torch.tensor(tokenizer(texts, padding="max_length", truncation=True).input_ids)
-
-
-def fit(
-    folder,
-    steps: int = 2500,
-    batch: int = 32,
-    lr: float = 5e-4,
-    text_lr: float = 2e-4,
-    plain_first: float = 0.35,
-    seed: int = 0,
-    resume: bool = False,
-):
-    torch.manual_seed(seed)
-    runs = folder.parent
-    tokenizer, clip = (
-        CLIPTokenizer.from_pretrained(runs / "clip/tokenizer"),
-        CLIPModel.from_pretrained(runs / "clip/model"),
-    )
-    vae = AutoencoderKL.from_pretrained(runs / "vae/model").eval()
+def base_of_parts(runs) -> Base:
+    """A base with a new U-Net, from the trained CLIP and autoencoder in runs/clip and runs/vae."""
+    clip = CLIPModel.from_pretrained(runs / "clip/model")
     text = CLIPTextModel(clip.config.text_config)
     text.load_state_dict(clip.text_model.state_dict())
     vision = CLIPVisionModelWithProjection(clip.config.vision_config)
     vision.vision_model.load_state_dict(clip.vision_model.state_dict())
     vision.visual_projection.load_state_dict(clip.visual_projection.state_dict())
-    preprocessor = CLIPImageProcessor(
-        size={"shortest_edge": 64}, crop_size=64, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    return Base(
+        name="toy",
+        tokenizer=CLIPTokenizer.from_pretrained(runs / "clip/tokenizer"),
+        text_encoder=text,
+        vae=AutoencoderKL.from_pretrained(runs / "vae/model"),
+        unet=build(text.config.hidden_size),
+        scheduler=noise_schedule(),
+        vision=vision,
+        preprocessor=CLIPImageProcessor(
+            size={"shortest_edge": 64}, crop_size=64, image_mean=[0.5] * 3, image_std=[0.5] * 3
+        ),
     )
-    unet = build(text.config.hidden_size)
-    unet.set_attn_processor(
-        AttnProcessor()
-    )  # plain attention: on a CPU its backward pass is faster than the fused one's
-    text.set_attn_implementation("eager")
-    base = Base("toy", tokenizer, text, vae, unet, scheduler(), vision, preprocessor)
-    model = torch.nn.ModuleDict({"unet": unet, "text": text})
-    print(f"U-Net: {sum(p.numel() for p in unet.parameters()) / 1e6:.1f} M parameters")
+
+
+@torch.no_grad()
+def encode(base: Base, data: Pictures) -> torch.Tensor:
+    """Scaled latents (n, C, h, w) in bf16."""
+    found = []
+    with autocast(base.device.type):
+        for indices in tqdm(torch.arange(len(data)).split(128), desc="latents"):
+            latents = base.encode(data.pixels(indices).to(base.device))
+            found.append(latents.bfloat16().cpu())
+    return torch.cat(found)
+
+
+def fit(
+    training: Training,
+    lr: float = 4e-4,
+    text_lr: float = 1e-4,
+    start: str = "toy",
+    text: str | None = None,
+) -> dict:
+    """Train U-Net and text encoder into the folder's model/, a pipeline folder. Returns the report.
+
+    start: the base to go on from, or "parts" for a new U-Net on runs/clip and runs/vae.
+    text: the folder of another text encoder to begin with, such as runs/text/model.
+    """
+    torch.manual_seed(training.seed)
+    device = training.device
+    base = base_of_parts(training.folder.parent) if start == "parts" else load_base(start)
+    if text:
+        base.text_encoder = CLIPTextModel.from_pretrained(text)
+    base = base.frozen(device)
+    unet, text_encoder = base.unet.requires_grad_(True), base.text_encoder.requires_grad_(True)
+    print(f"attention: {choose_attention(unet, device)}")
+    add_names_from_parts(text_encoder, base.tokenizer)
+    readers = Readers(text_encoder.config.hidden_size).to(device)
 
     data = training_pictures()
-    cached = folder / "latents.safetensors"
-    if not (resume and cached.exists()):
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({"latents": encode(vae, data["images"])}, cached)
-    latents, captions = load_file(cached)["latents"], data["captions"]
-    plain = torch.tensor(
-        [
-            i
-            for i, s in enumerate(data["scenes"])
-            if s["style"] == "photo" and s["background"] in PLAIN_BACKGROUNDS
-        ]
-    )
+    latents = _cached_latents(base, data, training)
+    weights, answers = importance(data, latents), data.answers()
+    all_ids, empty = base.tokenize(data.captions), base.tokenize([""])
+    eos = base.tokenizer.eos_token_id
 
-    def predict(z, t, ids):
-        return unet(z, t, text(ids).last_hidden_state).sample.float()
+    def predict(z_t, t, ids):
+        hidden = text_encoder(ids).last_hidden_state
+        return base.predict(z_t, t, hidden).float(), hidden
 
     def loss_of_step(g, step):
-        rows = (
-            plain[torch.randint(len(plain), (batch,), generator=g)]
-            if step < plain_first * steps
-            else torch.randint(len(latents), (batch,), generator=g)
-        )
-        z, noise = (
-            latents[rows].float(),
-            torch.randn((batch, CHANNELS, LATENT, LATENT), generator=g),
-        )
-        t = torch.randint(1000, (batch,), generator=g)
-        dropped = torch.rand(batch, generator=g) < 0.1  # guidance needs the empty prompt
-        ids = padded(tokenizer, ["" if d else captions[i] for d, i in zip(dropped, rows)])
-        z_t, target = base.noisy(z, noise, t)
-        return F.mse_loss(predict(z_t, t, ids), target)
+        indices = torch.randint(len(data), (BATCH,), generator=g)
+        z = latents[indices].float()
+        noise = torch.randn(z.shape, generator=g)
+        places = (torch.randperm(BATCH, generator=g) + torch.rand(BATCH, generator=g)) / BATCH
+        t = (1000 * places**HIGH_NOISE).long().clamp(max=999)
+        without = torch.rand(BATCH, generator=g) < NO_CAPTION
+        ids = torch.where(without[:, None].to(device), empty, all_ids[indices.to(device)])
+        z_t, target = base.add_noise(z.to(device), noise.to(device), t.to(device))
+        prediction, hidden = predict(z_t, t.to(device), ids)
+        error = (prediction - target).square().mean(1)  # (B, h, w)
+        diffusion = (error * weights[indices].to(device)).mean()
+        wanted = {
+            question: found[indices].masked_fill(without, -100).to(device)
+            for question, found in answers.items()
+        }
+        asked = readers.loss(ends(hidden, ids, eos, g), wanted)
+        return diffusion + QUESTIONS_WEIGHT * asked
 
-    def gap(z, right, wrong):
-        def loss(rows, others, noise, t):
-            texts = [
-                (right if same else wrong)[i]
-                for i, same in zip(rows.tolist(), (rows == others).tolist())
-            ]
-            z_t, target = base.noisy(z[rows], noise, t)
-            return F.mse_loss(predict(z_t, t, padded(tokenizer, texts)), target)
-
-        return relative_gap(base, z, loss)
-
-    checks = gap_data(vae)
+    sets = {kind: _gap_set(base, split) for kind, split in SPLITS.items()}
 
     def check():
-        return {f"gap for wrong {kind}": gap(*rest) for kind, rest in checks.items()}
+        return {f"gap for wrong {kind}": _gap(base, predict, *one) for kind, one in sets.items()}
 
-    report = train(
-        "unet",
-        model,
-        [{"params": unet.parameters(), "lr": lr}, {"params": text.parameters(), "lr": text_lr}],
-        loss_of_step,
-        steps,
-        folder,
-        seed,
-        resume,
-        check,
-        200,
-    )
-    model.eval()
+    groups = [
+        {"params": unet.parameters(), "lr": lr},
+        {"params": text_encoder.parameters(), "lr": text_lr},
+        {"params": readers.parameters(), "lr": 1e-3},
+    ]
+    model = torch.nn.ModuleDict({"unet": unet, "text": text_encoder, "readers": readers})
+    report = train(model, groups, loss_of_step, training, check)
     with torch.no_grad():
-        report |= {k: round(v, 3) for k, v in check().items()}
+        report |= {name: round(value, 3) for name, value in check().items()}
+    remove_names_from_parts(text_encoder)
+    save(base, training.folder / "model")
+    return report
+
+
+def _cached_latents(base: Base, data: Pictures, training: Training) -> torch.Tensor:
+    path = training.folder / "latents.safetensors"
+    if not (training.resume and path.exists()):
+        with replacing(path) as new:
+            save_file({"latents": encode(base, data)}, new)
+    return load_file(path)["latents"]
+
+
+# {what the gap is measured with: whose pictures}
+SPLITS = {"names": "named", "attributes": "held-out"}
+
+
+def _gap_set(base: Base, split: str, count: int = 96) -> tuple:
+    """(latents, right captions, wrong captions) of plain pictures that no training has seen."""
+    data = pictures("face", split, count, seed=9, plain=1.0)
+    people = list(named("face")[:count]) if split == "named" else data.identities
+    right = [caption(*pair) for pair in zip(people, data.scenes, strict=True)]
+    neighbours = [*people[1:], people[0]]
+    wrong = [caption(*pair) for pair in zip(neighbours, data.scenes, strict=True)]
+    return encode(base, data).float(), right, wrong
+
+
+def _gap(base: Base, predict, latents: torch.Tensor, right: list[str], wrong: list[str]) -> float:
+    right_ids, wrong_ids = base.tokenize(right), base.tokenize(wrong)
+
+    def loss(indices, others, noise, t):
+        told_right = torch.equal(indices, others)
+        ids = (right_ids if told_right else wrong_ids)[indices.to(base.device)]
+        z = latents[indices].to(base.device)
+        z_t, target = base.add_noise(z, noise.to(base.device), t.to(base.device))
+        prediction, _ = predict(z_t, t.to(base.device), ids)
+        return (prediction - target).square().mean()
+
+    return relative_gap(base, latents, loss)
+
+
+def save(base: Base, folder):
+    """Write the base as a pipeline folder in fp16, computed in fp32 unless asked otherwise."""
     StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text,
-        tokenizer=tokenizer,
-        unet=unet,
+        vae=base.vae,
+        text_encoder=base.text_encoder,
+        tokenizer=base.tokenizer,
+        unet=base.unet,
         scheduler=base.scheduler,
         safety_checker=None,
-        image_encoder=vision,
-        feature_extractor=preprocessor,
+        image_encoder=base.vision,
+        feature_extractor=base.preprocessor,
         requires_safety_checker=False,
-    ).to(torch.float16).save_pretrained(folder / "model")
-    for part in (
-        "text_encoder",
-        "image_encoder",
-    ):  # stored in fp16, computed in fp32 unless asked otherwise, as diffusers' own parts are
-        config = folder / "model" / part / "config.json"
+    ).to("cpu", torch.float16).save_pretrained(folder)
+    for part in ("text_encoder", "image_encoder"):  # diffusers' own parts do not store a dtype
+        config = folder / part / "config.json"
         config.write_text(config.read_text().replace('"float16"', '"float32"'))
-    return report | {
-        "command": f"python -m e4t_minimal.training unet --steps {steps} --seed {seed}",
-        "max_tokens": MAX_TOKENS,
-    }
-
-
-def gap_data(vae, count: int = 96) -> dict:
-    """{"names" | "attributes": (latents, right captions, wrong captions)} on plain pictures that no training has seen."""
-    out = {}
-    for kind, split in {"names": "named", "attributes": "held-out"}.items():
-        rows = pictures("face", split, count, seed=9, plain=1.0)
-        ids = [Identity(**i) for i in rows["identities"]]
-        if kind == "names":
-            ids = list(named("face")[:count])
-        scenes = [Scene(**s) for s in rows["scenes"]]
-        right = [caption(one, scene) for one, scene in zip(ids, scenes)]
-        wrong = [caption(ids[(i + 1) % count], scene) for i, scene in enumerate(scenes)]
-        out[kind] = (encode(vae, rows["images"]).float(), right, wrong)
-    return out

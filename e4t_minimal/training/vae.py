@@ -1,11 +1,18 @@
-"""The autoencoder: pictures (3, 64, 64) to latents (8, 16, 16) and back. All convolutions, so it can learn from quarters of pictures."""
+"""The autoencoder: pictures (3, 64, 64) to latents (8, 16, 16) and back.
+
+All convolutions, so it can learn from quarters of pictures.
+"""
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from ..training.data import pictures, to_tensor, training_pictures
-from ..training.loop import train
+from ..world import DOMAINS
+from .data import Pictures, pictures, training_pictures
+from .loop import Training, train
+
+BATCH = 48
+WHOLE = 0.1  # share of the steps, at the end, that see whole pictures
 
 
 def build() -> AutoencoderKL:
@@ -21,74 +28,64 @@ def build() -> AutoencoderKL:
     )
 
 
-def psnr(model, images, batch: int = 64) -> torch.Tensor:
-    """Mean peak signal-to-noise ratio in dB of reconstructions of uint8 pictures (B, H, W, 3)."""
+def psnr(model: AutoencoderKL, data: Pictures) -> torch.Tensor:
+    """Mean peak signal-to-noise ratio of reconstructions in dB."""
     found = []
-    for i in range(0, len(images), batch):
-        x = to_tensor(images[i : i + batch])
-        y = model.decode(model.encode(x).latent_dist.mode()).sample.float().clamp(-1, 1)
-        found.append(10 * torch.log10(4 / (x - y).square().mean((1, 2, 3))))
+    for indices in torch.arange(len(data)).split(64):
+        pixels = data.pixels(indices).to(model.device)
+        latents = model.encode(pixels).latent_dist.mode()
+        rebuilt = model.decode(latents).sample.float().clamp(-1, 1)
+        error = (pixels - rebuilt).square().mean((1, 2, 3))
+        found.append(10 * torch.log10(4 / error))
     return torch.cat(found).mean()
 
 
-def edges(x):
-    return x.diff(dim=-1), x.diff(dim=-2)
+def reconstruction_loss(rebuilt: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """L1 + L2 + L1 of differences between neighbours, which keeps edges sharp -> scalar."""
+    sharp = sum(F.l1_loss(rebuilt.diff(dim=dim), pixels.diff(dim=dim)) for dim in (-1, -2))
+    return F.l1_loss(rebuilt, pixels) + 2 * F.mse_loss(rebuilt, pixels) + sharp
 
 
-def fit(
-    folder,
-    steps: int = 3000,
-    batch: int = 48,
-    lr: float = 2e-3,
-    seed: int = 0,
-    resume: bool = False,
-):
-    torch.manual_seed(seed)
-    model, images = build(), training_pictures()["images"]
-    held = {d: pictures(d, "held-out", 128)["images"] for d in ("face", "critter", "robot")}
+def quarter(pixels: torch.Tensor, g: torch.Generator) -> torch.Tensor:
+    """(B, 3, 64, 64) -> the same random quarter of each (B, 3, 32, 32)."""
+    top, left = torch.randint(33, (2,), generator=g).tolist()
+    return pixels[:, :, top : top + 32, left : left + 32]
+
+
+def fit(training: Training, lr: float = 2e-3) -> dict:
+    """Train the autoencoder into the folder's model/. Returns the report."""
+    torch.manual_seed(training.seed)
+    device = training.device
+    model, data = build().to(device), training_pictures()
+    held = {domain: pictures(domain, "held-out", 128) for domain in DOMAINS}
 
     def loss_of_step(g, step):
-        whole = (
-            step > 0.9 * steps
-        )  # quarters of pictures are four times as many steps; the end sees whole ones
-        x = to_tensor(
-            images[
-                torch.randint(len(images), (batch // 3 if whole else batch,), generator=g).numpy()
-            ]
-        )
-        if not whole:
-            top, left = torch.randint(33, (2,), generator=g).tolist()
-            x = x[:, :, top : top + 32, left : left + 32]
-        q = model.encode(x).latent_dist
-        y = model.decode(q.mean + q.std * torch.randn(q.mean.shape, generator=g)).sample.float()
-        kl = 0.5 * (q.mean.float().square() + q.var.float() - 1 - q.logvar.float()).mean()
-        sharp = sum(F.l1_loss(a, b) for a, b in zip(edges(x), edges(y)))
-        return F.l1_loss(y, x) + 2 * F.mse_loss(y, x) + sharp + 1e-4 * kl
+        whole = step >= (1 - WHOLE) * training.steps
+        count = BATCH // 3 if whole else BATCH
+        pixels = data.pixels(torch.randint(len(data), (count,), generator=g))
+        pixels = (pixels if whole else quarter(pixels, g)).to(device)
+        latent = model.encode(pixels).latent_dist
+        noise = torch.randn(latent.mean.shape, generator=g).to(device)
+        rebuilt = model.decode(latent.mean + latent.std * noise).sample.float()
+        to_normal = latent.mean.float().square() + latent.var.float() - 1 - latent.logvar.float()
+        return reconstruction_loss(rebuilt, pixels) + 1e-4 * 0.5 * to_normal.mean()
 
-    report = train(
-        "vae",
-        model,
-        [{"params": model.parameters(), "lr": lr}],
-        loss_of_step,
-        steps,
-        folder,
-        seed,
-        resume,
-        lambda: {f"psnr {d}": psnr(model, x) for d, x in held.items()},
-        250,
-    )
-    model.eval()
+    def check():
+        return {f"psnr {domain}": psnr(model, data) for domain, data in held.items()}
+
+    groups = [{"params": model.parameters(), "lr": lr}]
+    report = train(model, groups, loss_of_step, training, check)
     with torch.no_grad():
-        scores = {f"psnr_{d}": round(float(psnr(model, x)), 2) for d, x in held.items()}
-        spread = torch.cat(
-            [model.encode(to_tensor(x)).latent_dist.mean.flatten() for x in held.values()]
-        ).std()
-    model.register_to_config(
-        scaling_factor=round(1 / float(spread), 4)
-    )  # latents of about unit variance, as Stable Diffusion's
-    model.save_pretrained(folder / "model")
-    return (
-        report
-        | scores
-        | {"command": f"python -m e4t_minimal.training vae --steps {steps} --seed {seed}"}
-    )
+        report |= {name: round(float(value), 2) for name, value in check().items()}
+        model.register_to_config(scaling_factor=_scaling_factor(model, held))
+    model.cpu().save_pretrained(training.folder / "model")
+    return report
+
+
+def _scaling_factor(model: AutoencoderKL, held: dict[str, Pictures]) -> float:
+    """What brings latents to about unit variance, as Stable Diffusion's are."""
+    means = []
+    for data in held.values():
+        pixels = data.pixels(range(len(data))).to(model.device)
+        means.append(model.encode(pixels).latent_dist.mean.flatten())
+    return round(1 / float(torch.cat(means).std()), 4)
