@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from . import DATA
-from .files import quiet, square
+from .files import check_device, quiet, square
 
 # for bases that bring no vision tower of their own
 VISION = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -61,10 +61,7 @@ class Base:
         return stacked.permute(0, 3, 1, 2).to(self.device, self.dtype) / 127.5 - 1
 
     def tokenize(self, prompts: list[str], tokenizer=None) -> torch.Tensor:
-        """Token numbers (B, T), padded and cut to what the text encoder reads.
-
-        tokenizer: one with more words than the base's own.
-        """
+        """Token numbers (B, T), padded and cut; tokenizer: one with more words than the base's."""
         found = (tokenizer or self.tokenizer)(
             list(prompts),
             padding="max_length",
@@ -75,10 +72,7 @@ class Base:
         return found.input_ids.to(self.device)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) in [-1, 1] -> scaled latents (B, C, h, w).
-
-        The mean of the posterior, so that it is the same every time.
-        """
+        """(B, 3, H, W) in [-1, 1] -> scaled latents (B, C, h, w), the same every time: the mean."""
         return self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
 
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
@@ -150,15 +144,10 @@ class Base:
             self.taps = taps
 
     def frozen(self, device: str = "cpu", resolution: int | None = None) -> "Base":
-        """Itself on the device, without gradients, drawing at `resolution` pixels if that is given.
-
-        ValueError if there is no such device, or the resolution does not fit.
-        """
-        _check_device(device)
+        """Itself, without gradients; ValueError if device or resolution (pixels) do not fit."""
+        check_device(device)
         for part in (self.text_encoder, self.vae, self.unet, self.vision):
-            if part.device != torch.device(device):
-                part.to(device)
-            part.eval().requires_grad_(False)
+            part.to(device).eval().requires_grad_(False)
         if resolution is not None:
             self._set_resolution(resolution)
         return self
@@ -175,16 +164,6 @@ class Base:
 
 def _pixels_per_latent(vae) -> int:
     return 2 ** (len(vae.config.block_out_channels) - 1)
-
-
-def _check_device(device: str):
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"The device {device!r} cannot be used here ({str(error).splitlines()[0][:120]}). "
-            "Choose another of cpu, cuda, mps."
-        ) from None
 
 
 def path_of(name: str | Path) -> str:

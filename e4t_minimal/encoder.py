@@ -93,8 +93,8 @@ def feature_widths(unet) -> list[int]:
 def unet_features(unet) -> Iterator[list[torch.Tensor]]:
     """Collects what the U-Net's passes say, in the list that it gives.
 
-    Each entry is the output of a down block or of the mid block, averaged over space: (B, C). Which
-    blocks the paper takes is not known to us; the re-implementations take these.
+    Each entry is the output of a down block or of the mid block, averaged over space: (B, C). These
+    blocks are what re-implementations take; what the paper takes is not known to us.
     """
     collected = []
 

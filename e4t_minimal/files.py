@@ -6,11 +6,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 
 @contextmanager
@@ -61,6 +64,17 @@ def generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
+def check_device(device: str):
+    """ValueError if nothing can be put there."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"The device {device!r} cannot be used here ({str(error).splitlines()[0][:120]}). "
+            "Choose another of cpu, cuda, mps."
+        ) from None
+
+
 def transparency(image: Image.Image) -> Image.Image | None:
     """Where the picture shows something ("L", white = subject), if it says so itself.
 
@@ -108,8 +122,55 @@ def on_backgrounds(
     return pictures
 
 
+MODEL_FILES = ("e4t.json", "encoder.safetensors", "offsets.safetensors", "picture.png")
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """What lies in an E4T folder."""
+
+    config: dict  # e4t.json
+    encoder: dict[str, torch.Tensor]  # encoder.safetensors
+    offsets: dict[str, torch.Tensor]  # offsets.safetensors
+    picture: Image.Image | None = None  # picture.png, of a concept
+
+
+def write_model(folder: str | Path, stored: StoredModel):
+    """Write an E4T folder; ValueError, with nothing written, if something else lies there."""
+    with filling(check_target(folder), MODEL_FILES) as new:
+        for part in ("encoder", "offsets"):
+            tensors = getattr(stored, part).items()
+            found = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors}
+            save_file(found, new / f"{part}.safetensors")
+        (new / "e4t.json").write_text(json.dumps(stored.config, indent=2) + "\n")
+        if stored.picture is not None:
+            stored.picture.save(new / "picture.png")
+
+
+def read_model(folder: str | Path) -> StoredModel:
+    """Read an E4T folder; ValueError if it is missing, foreign or damaged."""
+    folder = Path(folder)
+    config = read_config(folder)
+    try:
+        path = folder / "picture.png"
+        return StoredModel(
+            config,
+            encoder=load_file(folder / "encoder.safetensors"),
+            offsets=load_file(folder / "offsets.safetensors"),
+            picture=Image.open(path).copy() if path.exists() else None,
+        )
+    except (SafetensorError, OSError) as error:
+        raise damaged(folder, error) from None
+
+
+def damaged(folder: str | Path, error: Exception) -> ValueError:
+    """What to raise when a folder cannot be read."""
+    reason = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
+    return ValueError(f"{folder} is damaged ({reason}). Make or download it again.")
+
+
 def read_config(folder: str | Path) -> dict:
-    """What e4t.json says: base, class_word, token, encoder ...; ValueError if it is not an E4T's."""
+    """What e4t.json says: base, class_word, token, encoder ...; ValueError if there is none."""
     try:
         config = json.loads((Path(folder) / "e4t.json").read_text())
         required = {name: config[name] for name in ("base", "class_word", "token", "encoder")}

@@ -1,22 +1,17 @@
 """E4T: a base model, S*, the encoder and the weight offsets, tied together by one loss."""
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from .base import Base
 from .encoder import ENCODERS, Encoder, encoder_half
-from .files import check_target, filling, read_config, square
+from .files import StoredModel, damaged, read_model, square, write_model
 from .offsets import add_offsets, attached_offsets, fold, remove_offsets, unfold
 from .placeholder import Placeholder
 from .regularizers import TERMS
-
-FILES = ("e4t.json", "encoder.safetensors", "offsets.safetensors", "picture.png")
 
 
 @dataclass(frozen=True)
@@ -121,8 +116,7 @@ class E4T:
     def unet_features(self, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The U-Net's features (B, width) of z_t (B, C, h, w) under the empty prompt, offsets on.
 
-        Without gradients; (B, 0) for an encoder that does not look at the noise. ValueError if the
-        offsets no longer hang on the base.
+        Without gradients; (B, 0) for an encoder that does not look at the noise.
         """
         self.check_attached()
         if not self.encoder.sees_noise:
@@ -148,9 +142,9 @@ class E4T:
         t: torch.Tensor,
         image_features: torch.Tensor | None = None,
     ) -> Prediction:
-        """One look at noisy pictures: noise (B, C, h, w), timesteps t (B,).
+        """One pass over noisy pictures: noise (B, C, h, w), timesteps t (B,).
 
-        image_features: of other pictures, to put somebody else behind S* (default: the batch's own).
+        image_features: of others, to put somebody else behind S* (default: the batch's own).
         """
         if image_features is None:
             image_features = batch.image_features
@@ -199,57 +193,37 @@ class E4T:
             "token": self.placeholder.token,
             "encoder": {"kind": _kind_of(self.encoder)} | asdict(self.encoder.config),
         }
-        encoder = {
-            name: _stored(tensor.half()) for name, tensor in self.encoder.state_dict().items()
-        }
+        encoder = {name: tensor.half() for name, tensor in self.encoder.state_dict().items()}
         offsets = {
-            f"{name}.{side}": _stored(tensor)
+            f"{name}.{side}": tensor
             for name, offset in fold(self.offsets).items()
             for side, tensor in offset.state_dict().items()
         }
-        with filling(check_target(folder), FILES) as new:
-            save_file(encoder, new / "encoder.safetensors")
-            save_file(offsets, new / "offsets.safetensors")
-            (new / "e4t.json").write_text(json.dumps(config | card, indent=2) + "\n")
-            if self.picture is not None:  # what the model sees of it, not a whole photo
-                seen = square(self.picture, self.base.resolution, self.picture.mode)
-                seen.save(new / "picture.png")
+        picture = self.picture
+        if picture is not None:  # what the model sees of it, not a whole photo
+            picture = square(picture, self.base.resolution, picture.mode)
+        write_model(folder, StoredModel(config | card, encoder, offsets, picture))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, base: Base) -> "E4T":
-        """Read what `save_pretrained` wrote.
-
-        ValueError if the folder is missing, foreign, damaged, or belongs to another base.
-        """
-        folder = Path(folder)
-        config = read_config(folder)
+        """Read what `save_pretrained` wrote; ValueError if it is damaged or another base's."""
+        stored = read_model(folder)
+        config = stored.config
         try:
-            encoder = _load_encoder(folder, config["encoder"])
-            offsets = unfold(load_file(folder / "offsets.safetensors"))
-            path = folder / "picture.png"
-            picture = Image.open(path).copy() if path.exists() else None
-        except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
-            raise ValueError(
-                f"{folder} is damaged ({reason}). Make or download it again."
-            ) from None
+            encoder = _build_encoder(config["encoder"], stored.encoder)
+            offsets = unfold(stored.offsets)
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise damaged(folder, error) from None
         _check_base(folder, config, encoder, base)
-        return cls(base, config["class_word"], config["token"], encoder, offsets, picture)
+        return cls(base, config["class_word"], config["token"], encoder, offsets, stored.picture)
 
 
 def _diffusion_loss(prediction: Prediction, mask: torch.Tensor | None) -> torch.Tensor:
-    """Squared error, over the subject only if there is a mask (B, 1, h, w) -> scalar.
-
-    Each picture counts alike, however much of it the subject fills.
-    """
+    """Squared error, with a mask (B, 1, h, w) over the subject only -> scalar."""
     error = (prediction.noise_prediction.float() - prediction.target.float()).square()
-    if mask is not None:
+    if mask is not None:  # each picture counts alike, however much of it the subject fills
         error = error * mask / mask.mean(dim=(1, 2, 3), keepdim=True)
     return error.mean()
-
-
-def _stored(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().contiguous().cpu()
 
 
 def _kind_of(encoder: torch.nn.Module) -> str:
@@ -262,17 +236,13 @@ def _kind_of(encoder: torch.nn.Module) -> str:
     )
 
 
-def _load_encoder(folder: Path, stored: dict) -> torch.nn.Module:
+def _build_encoder(stored: dict, tensors: dict[str, torch.Tensor]) -> torch.nn.Module:
     kind = stored.get("kind", "e4t")
     if kind not in ENCODERS:
-        raise ValueError(
-            f"{folder} has an encoder of the kind {kind!r}; known are {', '.join(ENCODERS)}. "
-            "Import the module that defines it (e4t_minimal.evaluation.ablations for resnet18)."
-        )
+        raise ValueError(f"an encoder of the kind {kind!r}; known are {', '.join(ENCODERS)}")
     of_class, of_config = ENCODERS[kind]
     options = {name: value for name, value in stored.items() if name != "kind"}
     encoder = of_class(of_config(**options))
-    tensors = load_file(folder / "encoder.safetensors")
     encoder.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return encoder
 

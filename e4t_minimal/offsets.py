@@ -82,10 +82,7 @@ class FoldedOffset(WeightOffset):
 
 
 def _balance(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Factors (3,) that make both sides of a rank equally long: one learning rate then fits both.
-
-    Where a side is zero there is nothing to balance: 1.
-    """
+    """Factors (3,) that make both sides of a rank equally long, so that one rate fits both."""
     left_norm, right_norm = left.norm(dim=0), right.norm(dim=0)
     balance = ((right_norm + 1e-8) / (left_norm + 1e-8)).sqrt()
     return torch.where((left_norm > 0) & (right_norm > 0), balance, torch.ones_like(balance))
@@ -98,7 +95,7 @@ STORED = {("left", "right"): FoldedOffset}
 
 
 def attention_projections(unet) -> dict[str, nn.Linear]:
-    """{name: linear layer} of Q, K and V of every self-attention (attn1) and cross-attention (attn2)."""
+    """{name: layer} of Q, K, V of every self-attention (attn1) and cross-attention (attn2)."""
     return {
         name: module
         for name, module in unet.named_modules()
@@ -107,10 +104,7 @@ def attention_projections(unet) -> dict[str, nn.Linear]:
 
 
 def new_offsets(unet, kind: str = "multiplicative") -> dict[str, nn.Module]:
-    """{name: offset} with Delta = 0 for every projection.
-
-    kind: one of OFFSETS, or "none" for no offsets at all; ValueError for another.
-    """
+    """{name: offset} with Delta = 0; kind: one of OFFSETS, or "none" for no offsets at all."""
     if kind == "none":
         return {}
     if kind not in OFFSETS:
@@ -124,8 +118,8 @@ def new_offsets(unet, kind: str = "multiplicative") -> dict[str, nn.Module]:
 def add_offsets(unet, offsets: dict[str, nn.Module] | None = None) -> dict[str, nn.Module]:
     """Hang offsets on the U-Net's attention, by default the paper's, new. Returns {name: offset}.
 
-    They stay in fp32 whatever the U-Net's dtype, as they are trained. Offsets that hang there
-    already are taken off first. ValueError, with nothing changed, if these are another U-Net's.
+    In fp32 whatever the U-Net's dtype, as they are trained; those that hang there already are taken
+    off. ValueError, with nothing changed, if these are another U-Net's.
     """
     projections = attention_projections(unet)
     if offsets is None:
@@ -155,10 +149,7 @@ def _check_offsets(projections: dict[str, nn.Linear], offsets: dict[str, nn.Modu
 
 
 def remove_offsets(unet, merge: bool = False):
-    """Take the offsets off again.
-
-    The weights are as before, or, with `merge`, keep what the offsets made of them.
-    """
+    """Take the offsets off; with `merge`, the weights keep what the offsets made of them."""
     for linear in attention_projections(unet).values():
         if parametrize.is_parametrized(linear, "weight"):
             parametrize.remove_parametrizations(linear, "weight", leave_parametrized=merge)
@@ -175,7 +166,7 @@ def attached_offsets(unet) -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def fold(offsets: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """Every offset in its smallest form, without loss; any other than the paper's stays as it is."""
+    """Every offset in its smallest form, without loss; other kinds stay as they are."""
     return {
         name: FoldedOffset(*offset.factors()) if type(offset) is WeightOffset else offset
         for name, offset in offsets.items()
@@ -183,10 +174,7 @@ def fold(offsets: dict[str, nn.Module]) -> dict[str, nn.Module]:
 
 
 def unfold(tensors: dict[str, torch.Tensor]) -> dict[str, nn.Module]:
-    """The offsets of `fold`, from their tensors {"NAME.left", "NAME.right"}.
-
-    ValueError for tensors that are no offset's.
-    """
+    """The offsets of `fold` from their tensors {"NAME.left", "NAME.right"}, or ValueError."""
     by_name: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, side = key.rpartition(".")

@@ -32,9 +32,8 @@ def start_noise(base: Base, count: int, seed: int) -> torch.Tensor:
     """(count, C, h, w): picture i starts from seed + i, so it does not depend on the others."""
     size = base.unet.config.sample_size
     shape = (1, base.unet.config.in_channels, size, size)
-    noises = [
-        torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)
-    ]
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
+    noises = [torch.randn(shape, generator=g) for g in generators]
     return torch.cat(noises).to(base.device, base.dtype)
 
 
@@ -55,10 +54,16 @@ def sample_steps(
     U-Net passes, as in plain Stable Diffusion.
     scheduler: any of diffusers' (default: the base's, DDIM).
     """
-    base = model.base if isinstance(model, E4T) else model
+    e4t = model if isinstance(model, E4T) else None
+    base = e4t.base if e4t else model
     scheduler = scheduler or base.scheduler
     prompts = _as_list(prompts)
-    conditions = _Conditions(model, prompts, image)
+    ids = base.tokenize(["", *prompts], e4t and e4t.placeholder.tokenizer)  # (1 + B, T)
+    empty = base.text_encoder(ids[:1]).last_hidden_state.expand(len(prompts), -1, -1)
+    image_features = _image_features(e4t, prompts, image) if e4t else None
+    embedding = offset = None
+    if image_features is None:  # no S*: the prompts say the same at every step
+        hidden = base.text_encoder(ids[1:]).last_hidden_state  # (B, T, D)
     scheduler.set_timesteps(steps, device=base.device)
     latents = start_noise(base, len(prompts), seed) * scheduler.init_noise_sigma
     for index, t in enumerate(scheduler.timesteps):
@@ -66,8 +71,10 @@ def sample_steps(
         z_t = scheduler.scale_model_input(latents, t)
         with parametrize.cached():  # both passes see the same W (1 + Delta): compute it once
             with unet_features(base.unet) as features:
-                unconditional = base.predict(z_t, t, conditions.empty, "uncond")
-            hidden, embedding, offset = conditions.at(features)
+                unconditional = base.predict(z_t, t, empty, "uncond")
+            if image_features is not None:
+                embedding, offset = e4t.embedding(image_features, torch.cat(features, dim=-1))
+                hidden = e4t.placeholder.encode(ids[1:], embedding)
             conditional = base.predict(z_t, t, hidden, "cond")
         prediction = unconditional + guidance * (conditional - unconditional)
         prediction = base.tap("guidance.prediction", prediction)
@@ -79,48 +86,21 @@ def sample_steps(
         )
 
 
-class _Conditions:
-    """What the U-Net is told: the empty prompt, and the prompts, whose S* follows the noise."""
-
-    def __init__(self, model: Base | E4T, prompts: list[str], image: Image.Image | None):
-        self.model = model
-        base, tokenizer = model, None
-        if isinstance(model, E4T):
-            base, tokenizer = model.base, model.placeholder.tokenizer
-            model.check_attached()
-        self.ids = base.tokenize(["", *prompts], tokenizer)  # (1 + B, T)
-        encoded = base.text_encoder
-        self.empty = encoded(self.ids[:1]).last_hidden_state.expand(len(prompts), -1, -1)
-        self.image_features = self._image_features(prompts, image)
-        self.hidden = None  # (B, T, D) of prompts without S*: the same at every step
-        if self.image_features is None:
-            self.hidden = encoded(self.ids[1:]).last_hidden_state
-
-    def _image_features(self, prompts: list[str], image: Image.Image | None):
-        """(B, ...) of the concept's picture; None if no prompt mentions it."""
-        model = self.model
-        if not isinstance(model, E4T):
-            return None
-        token = model.placeholder.token
-        with_token = [prompt for prompt in prompts if token in prompt]
-        if not with_token:
-            return None
-        image = image or model.picture
-        if image is None:
-            raise ValueError(
-                f"The prompt mentions {token}, but there is no picture of it: "
-                "give `image`, or personalize first."
-            )
-        model.placeholder.tokenize(with_token)  # refuses a prompt in which S* is cut off
-        features = model.image_features(model.base.pixels([image]))
-        return features.repeat_interleave(len(prompts), 0)
-
-    def at(self, features: list[torch.Tensor]):
-        """(prompts (B, T, D), v* (B, D), s E (B, D)), from the U-Net's features of z_t."""
-        if self.image_features is None:
-            return self.hidden, None, None
-        v, offset = self.model.embedding(self.image_features, torch.cat(features, dim=-1))
-        return self.model.placeholder.encode(self.ids[1:], v), v, offset
+def _image_features(e4t: E4T, prompts: list[str], image: Image.Image | None):
+    """(B, ...) of the concept's picture; None if no prompt mentions it."""
+    e4t.check_attached()
+    token = e4t.placeholder.token
+    with_token = [prompt for prompt in prompts if token in prompt]
+    if not with_token:
+        return None
+    image = image or e4t.picture
+    if image is None:
+        raise ValueError(
+            f"The prompt mentions {token}, but there is no picture of it: "
+            "give `image`, or personalize first."
+        )
+    e4t.placeholder.tokenize(with_token)  # refuses a prompt in which S* is cut off
+    return e4t.image_features(e4t.base.pixels([image])).repeat_interleave(len(prompts), 0)
 
 
 def _as_list(prompts: list[str] | str) -> list[str]:
@@ -137,10 +117,7 @@ def sample(
     seed: int = 0,
     scheduler=None,
 ) -> list[Image.Image]:
-    """One PIL picture per prompt; the arguments are those of `sample_steps`.
-
-    The same seed gives the same pictures on the same machine.
-    """
+    """One PIL picture per prompt, always the same for a seed; arguments as of `sample_steps`."""
     prompts = _as_list(prompts)
     base = model.base if isinstance(model, E4T) else model
     pictures = []

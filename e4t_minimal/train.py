@@ -60,14 +60,9 @@ class Step:
     losses: dict[str, float]  # {"diffusion", every term, "total"}
 
 
-def pretrain(
-    model: E4T,
-    data: Batch,
-    schedule: Schedule = PRETRAINING,
-) -> Iterator[Step]:
+def pretrain(model: E4T, data: Batch, schedule: Schedule = PRETRAINING) -> Iterator[Step]:
     """Phase 1, on many pictures of one domain: encoder and offsets learn, the base is frozen."""
-    groups = parameter_groups(model, schedule)
-    yield from fit(model, data, schedule, groups)
+    yield from fit(model, data, schedule, parameter_groups(model, schedule))
 
 
 def personalize(
@@ -79,24 +74,18 @@ def personalize(
 ) -> Iterator[Step]:
     """Phase 2, on ONE picture: encoder and (folded) offsets go on learning together.
 
-    mask: where the subject is ("L", white = subject; the paper uses one for faces); default: the
-    picture's transparency, if it has any. prompt: default "a photo of S*".
-    The model is changed in place, and `model.picture` is set.
+    mask: where the subject is ("L", white; the paper has one for faces); default: the picture's
+    transparency. prompt: default "a photo of S*". Changes the model, and sets `model.picture`.
     """
     model.fold()
     # without the outside term the other backgrounds have no purpose
     backgrounds = schedule.backgrounds if schedule.weights.get("outside") else 0
     data = prepare_concept(model, picture, mask, prompt, backgrounds)
-    groups = parameter_groups(model, schedule)
-    yield from fit(model, data, schedule, groups)
+    yield from fit(model, data, schedule, parameter_groups(model, schedule))
 
 
 def fit(
-    model: E4T,
-    data: Batch,
-    schedule: Schedule,
-    groups: list[dict],
-    prior: Batch | None = None,
+    model: E4T, data: Batch, schedule: Schedule, groups: list[dict], prior: Batch | None = None
 ) -> Iterator[Step]:
     """The training loop on one device, of both phases and of every baseline.
 
@@ -107,7 +96,8 @@ def fit(
     optimizer = adamw(groups, schedule.eight_bit)
     learned = [p for group in groups for p in group["params"]]
     loss = loss_function(model, schedule, learned)
-    loss_of_prior = loss_function(model, schedule.replace(weights={}), [])
+    beside = schedule.replace(weights={}, seed=schedule.seed + 1)
+    loss_of_prior = loss_function(model, beside, [])
     half = model.base.dtype == torch.float16
     scaler = torch.amp.GradScaler(model.base.device.type, init_scale=2.0**10, enabled=half)
 
@@ -120,10 +110,8 @@ def fit(
         drawn = draw_batch(model, data, schedule, index)
         losses = accumulate(loss, *drawn, schedule.micro, backward)
         if prior is not None:
-            beside = schedule.replace(seed=schedule.seed + 1)
             drawn = draw_batch(model, prior, beside, index)
-            losses_of_prior = accumulate(loss_of_prior, *drawn, schedule.micro, backward)
-            losses["total"] += losses_of_prior["total"]
+            losses["total"] += accumulate(loss_of_prior, *drawn, beside.micro, backward)["total"]
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
         scaler.step(optimizer)
@@ -142,10 +130,7 @@ def parameter_groups(model: E4T, schedule: Schedule) -> list[dict]:
 
 
 def adamw(groups: list[dict], eight_bit: bool = False) -> torch.optim.Optimizer:
-    """AdamW without weight decay.
-
-    eight_bit: with its two averages in 8 bits (bitsandbytes); ValueError if that is not installed.
-    """
+    """AdamW without weight decay; eight_bit: with its two averages in 8 bits (bitsandbytes)."""
     if not eight_bit:
         return torch.optim.AdamW(groups, weight_decay=0.0)
     try:
@@ -161,8 +146,7 @@ def adamw(groups: list[dict], eight_bit: bool = False) -> torch.optim.Optimizer:
 def loss_function(model: E4T, schedule: Schedule, learned: list[torch.nn.Parameter]) -> Callable:
     """loss(batch, noise, t) -> {name: scalar}, as `E4T.loss` gives it.
 
-    With the term "outside", a batch with a mask first gets the prediction that the model had made
-    before `learned` began to change.
+    With the term "outside", a batch with a mask first gets the model's initial prediction.
     """
     holds = bool(schedule.weights.get("outside"))
     start = [p.detach().clone() for p in learned if holds]
@@ -204,8 +188,7 @@ def accumulate(
     """Leave the gradients of a batch's loss in the parameters, `micro` pictures at a time.
 
     The same gradients with less memory. loss(batch, noise, t) -> {name: scalar} with a "total".
-    around(): a context for all micro-batches but the last, such as one that keeps processes from
-    talking. Returns the losses of the whole batch.
+    around(): a context for all micro-batches but the last. Returns the losses of the whole batch.
     """
     means: dict[str, float] = {}
     parts = torch.arange(len(t)).split(micro or len(t))
@@ -240,13 +223,11 @@ def draw_batch(
 def draw_noise(
     base: Base, like: torch.Tensor, batch: int, g: torch.Generator, t_min: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise (batch, C, h, w) and timesteps (batch,) from t_min up.
-
-    The timesteps are spread evenly, which makes small batches less noisy (our choice).
-    """
+    """Noise (batch, C, h, w) and timesteps (batch,) from t_min up, spread evenly (our choice)."""
     end = base.scheduler.config.num_train_timesteps
     noise = torch.randn((batch, *like.shape[1:]), generator=g)
-    places = torch.arange(batch) + torch.rand(batch, generator=g)  # one in each of `batch` parts
+    # one in each of `batch` equal parts, which makes small batches less noisy
+    places = torch.arange(batch) + torch.rand(batch, generator=g)
     t = (t_min + places * (end - t_min) / batch).long()
     t = t.clamp(max=end - 1)  # in fp32, the end of the last part may be rounded up
     return noise.to(like), t.to(base.device)
@@ -259,7 +240,7 @@ def prepare(
     prompts: list[str],
     masks: list[Image.Image] | None = None,
     required: bool = True,
-    at_once: int | None = None,
+    at_once: int = 64,
 ) -> Batch:
     """Everything about pictures that does not change during training, computed once.
 
@@ -267,7 +248,6 @@ def prepare(
     vision tower together, to save memory. ValueError if a mask shows nothing of its picture.
     """
     base = model.base
-    at_once = at_once or 64
     latents, image_features = [], []
     for start in range(0, len(images), at_once):
         pixels = base.pixels(images[start : start + at_once])

@@ -111,7 +111,7 @@ def _draw_batch(
     mine = torch.arange(accelerator.process_index, schedule.batch, accelerator.num_processes)
     prompts = prompts_of(index, schedule.batch, model.placeholder.token, schedule.seed)
     images = pictures.take(schedule.batch)
-    batch = prepare(model, images, [prompts[i] for i in mine], at_once=schedule.micro)
+    batch = prepare(model, images, [prompts[i] for i in mine], at_once=schedule.micro or 64)
     g = generator(schedule.seed, index)
     noise, t = draw_noise(model.base, batch.latents, schedule.batch, g)
     mine = mine.to(t.device)
