@@ -8,8 +8,8 @@ from PIL import Image
 import e4t_minimal
 from e4t_minimal import DATA
 from e4t_minimal.evaluation.judge import Judge
+from e4t_minimal.evaluation.prompts import PROMPTS
 from e4t_minimal.evaluation.scores import (
-    PROMPTS,
     People,
     diversity,
     evaluate,

@@ -135,7 +135,8 @@ def ablate(
     if any(VARIANTS[name].rates for name in missing):
         wanted.append(trial_people)
     with half_precision():
-        floors = {group: floor_scores(base, group) for group in wanted}  # the same for all variants
+        # the same for all variants
+        floors = {each: floor_scores(base, each) for each in wanted}
     for name in tqdm(missing, desc="variants"):
         variant = VARIANTS[name]
         weights = pretrained(name, runs, people.domain)
@@ -214,8 +215,8 @@ def _copy_dictionary(source: Path, target: Path):
     """What `fit` goes on from: the dictionary's folder, and its lines of the log."""
     shutil.copytree(source / "dictionary", target / "dictionary", dirs_exist_ok=True)
     lines = (source / "log.jsonl").read_text().splitlines()
-    before = [line for line in lines if json.loads(line)["phase"] != "pretrain"]
-    (target / "log.jsonl").write_text("\n".join(before) + "\n")
+    kept = [line for line in lines if json.loads(line)["phase"] != "pretrain"]
+    (target / "log.jsonl").write_text("\n".join(kept) + "\n")
 
 
 def _origin(variant: Variant, weights: Path) -> dict:

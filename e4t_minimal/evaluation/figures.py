@@ -10,7 +10,7 @@ from ..inspection.plots import grid
 from ..world import Scene, draw, identity
 from .baselines import METHODS
 from .pictures import picture_path, read_strip
-from .scores import PROMPTS
+from .prompts import PROMPTS
 
 PANELS = (
     ("steps", "identity"),

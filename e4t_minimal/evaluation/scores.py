@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,26 +19,7 @@ from ..train import PERSONALIZATION, Schedule, personalize, prepare
 from ..world import Identity, Scene, caption, draw, identity
 from .gap import conditioning_gap
 from .judge import Judge
-
-
-class Prompt(NamedTuple):
-    """What a picture is asked for with, and what the judge should find in it."""
-
-    kind: str  # "plain", "background" or "style"
-    template: str  # {} stands for the subject
-    wanted: dict[str, str]  # {question: word}
-
-
-PROMPTS = [
-    Prompt("plain", "a photo of {}", {"style": "photo"}),
-    Prompt("plain", "a photo of {} on a blue background", {"background": "blue"}),
-    Prompt("background", "a photo of {} on the beach", {"background": "beach"}),
-    Prompt("background", "a photo of {} in the forest", {"background": "forest"}),
-    Prompt("background", "a photo of {} in space", {"background": "space"}),
-    Prompt("style", "a pencil sketch of {}", {"style": "sketch"}),
-    Prompt("style", "pixel art of {}", {"style": "pixel"}),
-    Prompt("style", "a neon drawing of {}", {"style": "neon"}),
-]
+from .prompts import PROMPTS
 
 
 @dataclass(frozen=True)
@@ -172,12 +152,11 @@ def evaluate(
     judge = Judge.from_pretrained()
     identities = people.identities()
     images = [draw(one, Scene())[0] for one in identities]
-    gap = _gap(
-        base, weights, identities, images
-    )  # a wrong folder is found now, not after the floor
+    # first, so that a wrong folder is found now, and not after the floor
+    gap = _gap(base, weights, identities, images)
     ceiling = _ceiling(base, judge, identities, images)
     floor = floor or floor_scores(base, people)
-    judged = [identity_score(r, one) for r, one in zip(judge.read(images), identities, strict=True)]
+    judged = _read_identities(judge, images, identities)
     scores = {n: [] for n in stops}
     for i, one in enumerate(tqdm(identities, desc="S*")):
         model = E4T.from_pretrained(weights, base)
@@ -240,8 +219,11 @@ def _gap(base: Base, weights: str | Path, identities: list[Identity], images: li
 @torch.no_grad()
 def _ceiling(base: Base, judge: Judge, identities: list[Identity], images: list) -> list[float]:
     """Identity of the pictures themselves, through the autoencoder: no drawing can be sharper."""
-    rebuilt = base.decode(base.encode(base.pixels(images)))
-    return [identity_score(r, one) for r, one in zip(judge.read(rebuilt), identities, strict=True)]
+    return _read_identities(judge, base.decode(base.encode(base.pixels(images))), identities)
+
+
+def _read_identities(judge: Judge, images: list, identities: list[Identity]) -> list[float]:
+    return [identity_score(r, one) for r, one in zip(judge.read(images), identities, strict=True)]
 
 
 def _summary(scores: list[dict], floor: list[dict], ceiling: list[float]) -> dict[str, dict]:
