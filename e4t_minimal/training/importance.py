@@ -21,7 +21,7 @@ def importance(data: Pictures, latents: torch.Tensor) -> torch.Tensor:
     expression) counting alike. Small pictures, whose subject is elsewhere, are weighted evenly.
     """
     weights = torch.ones(len(data), *latents.shape[-2:])
-    for domain in DOMAINS:
+    for domain in dict.fromkeys(one.domain for one in data.identities):
         own = [i for i, one in enumerate(data.identities) if one.domain == domain]
         large = torch.tensor([i for i in own if data.scenes[i].size == "large"])
         plain = torch.tensor([i for i in large.tolist() if _is_plain(data.scenes[i])])
