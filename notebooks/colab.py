@@ -1,4 +1,7 @@
-"""Installs what the notebooks need and this machine lacks, never torch: `python colab.py` in Colab, where much is there already."""
+"""Installs what the notebooks need and this machine lacks, never torch.
+
+`python colab.py` in Colab, where much is there already.
+"""
 
 import subprocess
 import sys
@@ -12,25 +15,31 @@ try:
 except ImportError:  # Python 3.10
     import tomli as tomllib
 
+PROJECT = Path(__file__).parent.parent / "pyproject.toml"
+
 
 def missing() -> list[str]:
     """The project's dependencies that are not installed in a version that will do."""
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))[
-        "project"
-    ]
-    out = []
-    for line in [*project["dependencies"], "ipywidgets>=7"]:
-        needed = Requirement(line)
-        try:
-            fits = needed.specifier.contains(version(needed.name), prereleases=True)
-        except PackageNotFoundError:
-            fits = False
-        if not fits and needed.name != "torch":
-            out.append(line)
-    return out
+    project = tomllib.loads(PROJECT.read_text("utf-8"))["project"]
+    needed = [*project["dependencies"], "ipywidgets>=7"]
+    return [line for line in needed if not _is_there(Requirement(line))]
+
+
+def _is_there(needed: Requirement) -> bool:
+    if needed.name == "torch":  # Colab's own fits its GPU
+        return True
+    try:
+        return needed.specifier.contains(version(needed.name), prereleases=True)
+    except PackageNotFoundError:
+        return False
+
+
+def main():
+    wanted = missing()
+    if wanted:
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
+    print("installed:", ", ".join(wanted) or "nothing was missing")
 
 
 if __name__ == "__main__":
-    if wanted := missing():
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
-    print("installed:", ", ".join(wanted) or "nothing was missing")
+    main()
