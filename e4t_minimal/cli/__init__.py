@@ -1,0 +1,1 @@
+"""`e4t`: the same as the notebooks, from a terminal."""

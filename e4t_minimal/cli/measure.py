@@ -1,152 +1,179 @@
 """`e4t evaluate`, `bench`, `speed`: how good, compared with what, and how fast."""
 
 import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import DATA
-from ..cli.app import Bf16, command, write_report
-from ..files import replacing
+from .options import Bf16, Report, ScheduleOptions, command
+from .writing import write_report
+
+if TYPE_CHECKING:
+    from ..evaluation.benchmark import Comparison
+    from ..evaluation.scores import People
+
+
+@dataclass(frozen=True)
+class PeopleOptions:
+    """On whom it is measured."""
+
+    domain: str = "face"
+    identities: Annotated[int, typer.Option(min=2)] = 32
+    split: str = "held-out"
+    seed: int = 0
+
+    def people(self) -> "People":
+        from ..evaluation.scores import People
+
+        return People(self.domain, self.identities, self.split, self.seed)
 
 
 @command
 def evaluate(
-    domain: str = "face",
-    identities: Annotated[int, typer.Option(min=2)] = 32,
-    steps: str = "0,5,15",
-    split: str = "held-out",
-    weights: Path | None = None,
-    seed: int = 0,
+    people: PeopleOptions,
+    schedule: ScheduleOptions,
+    steps: Annotated[str, typer.Option(help="Numbers of steps to score after.")] = "0,5,15",
+    weights: Annotated[
+        Path | None, typer.Option(help="An E4T folder (default: the shipped one of the domain).")
+    ] = None,
     bf16: Bf16 = False,
-    lr: float | None = None,
-    offsets_lr: float | None = None,
-    l2: float | None = None,
-    outside: float | None = None,
-    t_min: int | None = None,
-    batch: int | None = None,
-    out: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None,
+    out: Report = None,
 ):
-    """Measure floor, ceiling, gap, and identity and prompt scores after each number of steps. --lr to --batch: as in `personalize`, whose defaults hold."""
+    """Measure floor, ceiling, gap, and identity and prompt scores after each number of steps.
+
+    --lr to --batch change the schedule of personalization, whose defaults hold otherwise.
+    """
     import torch
-    from tqdm import tqdm
 
     from ..base import load_base
-    from ..evaluation.scores import evaluate as measure
-    from ..model import read_config
-    from ..world import identity
+    from ..evaluation.scores import evaluate
+    from ..train import PERSONALIZATION
 
-    weights = weights or DATA / f"e4t-{domain}"
-    (
-        identity(domain, split, 0),
-        read_config(weights),
-    )  # refuse what is not there before the bar starts
     if not re.fullmatch(r"\d+(,\d+)*", steps):
         raise ValueError(f"--steps takes whole numbers with commas, such as 0,5,15, not {steps!r}.")
-    numbers = sorted({int(n) for n in steps.split(",")})
-    how = {
-        name: value
-        for name, value in dict(
-            lr=lr, offsets_lr=offsets_lr, l2=l2, outside=outside, t_min=t_min, batch=batch
-        ).items()
-        if value is not None
-    }
-    with (
-        torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False),
-        tqdm(total=(1 + len(numbers)) * identities, desc="drawing") as bar,
-    ):
-        show = lambda subject: (bar.set_description(f"drawing {subject}"), bar.update())  # noqa: E731
-        report = {"bf16": bf16} | measure(
-            load_base("toy"), weights, domain, identities, numbers, split, seed, show, **how
+    stops = sorted({int(number) for number in steps.split(",")})
+    weights = weights or DATA / f"e4t-{people.domain}"
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False):
+        report = evaluate(
+            load_base("toy"),
+            weights,
+            people.people(),
+            tuple(stops),
+            schedule.change(PERSONALIZATION),
         )
-    write_report(report, out)
+    write_report({"bf16": bf16} | report, out)
 
 
-@command
-def bench(
-    domain: str = "face",
-    identities: Annotated[int, typer.Option(min=2)] = 16,
+@dataclass(frozen=True)
+class ComparisonOptions:
+    """What is compared, and on whom."""
+
+    domain: str = "face"
+    identities: Annotated[int, typer.Option(min=2)] = 16
     quick: Annotated[
         bool,
         typer.Option(
             help="4 identities, few steps, a batch of 8 always, pictures in 10 denoising steps."
         ),
-    ] = False,
+    ] = False
     search: Annotated[
         bool, typer.Option(help="Try learning rates on validation identities instead.")
-    ] = False,
+    ] = False
     method: Annotated[
         list[str] | None,
         typer.Option(
             help="Do this one now; may be given several times. The report is of all that are done."
         ),
-    ] = None,
+    ] = None
     weights: Annotated[
         str, typer.Option(help="Another domain, whose E4T has to learn these people.")
-    ] = "",
+    ] = ""
+    hold_background: Annotated[
+        bool,
+        typer.Option(
+            help="Every method holds what lies outside the mask, before 16 other backgrounds. "
+            "Otherwise E4T alone does, and has the L2 term; all else but what learns is the same."
+        ),
+    ] = False
     batch: Annotated[
         int,
         typer.Option(
             min=2,
-            help="Rows of a step. With fewer than 16, as many more steps, and smaller learning rates.",
+            help="Pictures of a step. With fewer than 16, as many more steps, and smaller "
+            "learning rates.",
         ),
-    ] = 16,
-    bf16: Bf16 = False,
-    seed: int = 0,
+    ] = 16
+    bf16: Bf16 = False
+    seed: int = 0
+
+    def comparison(self) -> "Comparison":
+        from ..evaluation.benchmark import Comparison
+
+        if self.quick and self.search:
+            raise ValueError("--quick and --search are two different things: give one of them.")
+        kind = "quick" if self.quick else "search" if self.search else "full"
+        return Comparison(
+            domain=self.domain,
+            identities=self.identities,
+            kind=kind,
+            methods=tuple(self.method or ()),
+            batch=self.batch,
+            seed=self.seed,
+            bf16=self.bf16,
+            weights=self.weights,
+            hold_background=self.hold_background,
+        )
+
+
+@command
+def bench(
+    options: ComparisonOptions,
     out: Annotated[Path, typer.Option(help="Folder for .jsonl, .json and pictures.")] = Path(
         "docs/results"
     ),
 ):
-    """E4T against Textual Inversion, DreamBooth and LoRA: identity after steps and seconds. Stopped runs go on where they were."""
-    from ..evaluation.baselines import METHODS
-    from ..evaluation.bench import BATCH, execute, finished, plan
-    from ..evaluation.results import (
-        curves,
-        last_pictures,
-        picture_path,
-        summarise,
-        summarise_search,
-    )
-    from ..evaluation.speed import machine
+    """E4T against Textual Inversion, DreamBooth and LoRA: identity after steps and seconds.
 
-    name = (
-        ("search-" if search else "bench-")
-        + domain
-        + f"-on-{weights}" * bool(weights)
-        + "-quick" * quick
-    )
-    name += f"-batch-{batch}" * (batch != BATCH) + f"-seed-{seed}" * bool(seed)
-    path, how = out / f"{name}.jsonl", dict(batch=batch, bf16=bf16, seed=seed, weights=weights)
-    execute(path, plan(domain, identities, quick, search, tuple(method or ()), **how))
-    rows = finished(path, plan(domain, identities, quick, search, **how))
-    figures = summarise_search(rows) if search else summarise(rows)
-    if not search:
-        shown = {f"{name}.png": curves(figures)}
-        if all(
-            picture_path(path, one, 0).exists() for one in figures
-        ):  # with another run under way, perhaps not yet
-            shown[f"{name}-pictures.jpg"] = last_pictures(path, figures, domain)
-        for file, figure in shown.items():
-            with replacing(out / file) as new:
-                figure.savefig(new, format=file[-3:])
-    asked = (
-        f"e4t bench --domain {domain} --identities {identities}"
-        + " --quick" * quick
-        + " --search" * search
-        + f" --weights {weights}" * bool(weights)
-    )
-    asked += f" --batch {batch}" * (batch != BATCH)
-    asked += "".join(f' --method "{one}"' for one in figures) if len(figures) < len(METHODS) else ""
-    write_report(
-        {
-            "command": asked + " --bf16" * bf16 + f" --seed {seed}",
-            "commits": sorted({row["commit"] or "" for row in rows}),
-            "machine": machine(),
-            "methods": figures,
-        },
-        out / f"{name}.json",
-    )
+    Stopped runs go on where they were.
+    """
+    from ..evaluation.benchmark import execute, finished
+    from ..evaluation.provenance import machine
+    from ..evaluation.results import summarise, summarise_search
+
+    asked = options.comparison()
+    whole = asked.replace(methods=())
+    path = out / f"{whole.name}.jsonl"
+    execute(path, asked.runs())
+    records = finished(path, whole.runs())
+    if options.search:
+        summary = summarise_search(records)
+    else:
+        summary = summarise(records)
+        _draw(path, summary, options.domain)
+    report = {
+        "comparison": asdict(whole),
+        "commits": sorted({record["commit"] or "" for record in records}),
+        "machine": machine(),
+        "methods": summary,
+    }
+    write_report(report, path.with_suffix(".json"))
+
+
+def _draw(path: Path, summary: dict[str, dict], domain: str) -> None:
+    """Curves, and a gallery of last pictures, beside the records in `path`."""
+    from ..evaluation.figures import curves, last_pictures
+    from ..evaluation.pictures import picture_path
+    from ..files import replacing
+
+    with replacing(path.with_suffix(".png")) as new:
+        curves(summary).savefig(new, format="png")
+    # with another run under way, perhaps not yet
+    if all(picture_path(path, method, 0).exists() for method in summary):
+        with replacing(path.with_name(f"{path.stem}-pictures.jpg")) as new:
+            last_pictures(path, summary, domain).savefig(new, format="jpg")
 
 
 @command
@@ -160,9 +187,9 @@ def speed(
     ] = 4,
     resolution: int = 256,
     repeats: Annotated[int, typer.Option(min=1)] = 3,
-    out: Annotated[Path | None, typer.Option("--json", help="Write the report here too.")] = None,
+    out: Report = None,
 ):
-    """Seconds of sampling against the stock pipeline's, and of a pretraining step against a LoRA step's."""
+    """Seconds of sampling against the stock pipeline's, and of a step against a LoRA step's."""
     from ..evaluation.speed import measure
 
     write_report(measure(narrow, resolution, repeats), out)

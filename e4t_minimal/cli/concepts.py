@@ -1,0 +1,116 @@
+"""`e4t personalize`, `sample`: learn the concept of one picture, and draw it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .. import DATA
+from .loading import load_model, load_picture
+from .options import BaseOptions, MemoryOptions, Out, Prompts, Steps, command
+from .writing import follow, write_pictures
+
+if TYPE_CHECKING:
+    from ..train import Schedule
+
+
+@dataclass(frozen=True)
+class SubjectOptions:
+    """Where in the picture the concept is."""
+
+    box: Annotated[
+        str | None,
+        typer.Option(
+            help="left,top,right,bottom in pixels: the part to keep, such as the face "
+            "(default: the middle)."
+        ),
+    ] = None
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="A picture as large as PICTURE, white where the subject is "
+            "(default: what is not transparent)."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class DomainOptions:
+    """What the concept is one of."""
+
+    domain: str = "face"
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="A pretrained E4T folder (default: the shipped one of the domain)."),
+    ] = None
+
+    @property
+    def folder(self) -> Path:
+        return self.weights or DATA / f"e4t-{self.domain}"
+
+
+@dataclass(frozen=True)
+class LearningOptions(MemoryOptions):
+    """How it is learned."""
+
+    steps: Steps = 15
+    seed: int = 0
+
+    def change(self, schedule: "Schedule") -> "Schedule":
+        return super().change(schedule).replace(steps=self.steps, seed=self.seed)
+
+
+@command
+def personalize(
+    picture: Path,
+    subject: SubjectOptions,
+    domain: DomainOptions,
+    learning: LearningOptions,
+    base: BaseOptions,
+    prompt: Prompts = ("a photo of S*",),
+    out: Out = Path("outputs/concept"),
+):
+    """Learn the concept of one PICTURE, save it as a folder, and draw it."""
+    from ..files import check_target
+    from ..sample import sample
+    from ..train import PERSONALIZATION, personalize
+
+    image = load_picture(picture, subject.box, subject.mask)
+    mask = None
+    if subject.mask:  # then the encoder sees what lies around the subject too, as in phase 1
+        mask = image.getchannel("A")
+        image = image.convert("RGB")
+    check_target(out)
+    model = load_model(domain.folder, base)
+    model.placeholder.tokenize(prompt)  # refuses what S* is missing in, before the training
+    if learning.checkpointing:
+        model.base.unet.enable_gradient_checkpointing()
+    schedule = learning.change(PERSONALIZATION)
+    follow(personalize(model, image, schedule, mask), schedule.steps, "personalize")
+    model.save_pretrained(out, steps=schedule.steps, seed=schedule.seed)
+    write_pictures(out / "pictures", sample(model, prompt, seed=schedule.seed), prompt)
+
+
+@command
+def sample(
+    concept: Path,
+    base: BaseOptions,
+    prompt: Prompts = ("a photo of S*",),
+    out: Path | None = None,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
+    guidance: float = 4.0,
+    seed: int = 0,
+):
+    """Draw a CONCEPT that `personalize` saved."""
+    from ..sample import sample
+
+    model = load_model(concept, base)
+    model.placeholder.tokenize(prompt)
+    if model.picture is None:
+        raise ValueError(
+            f"{concept} holds a domain, not a concept: it has no picture. "
+            "Make a concept with `e4t personalize PICTURE`."
+        )
+    pictures = sample(model, prompt, steps=steps, guidance=guidance, seed=seed)
+    write_pictures(out or concept / "pictures", pictures, prompt)
