@@ -1,7 +1,8 @@
 """`python -m e4t_minimal.training COMMAND`: make the toy models again.
 
 From nothing: clip, vae, unet --start parts, vision, judge. From what is shipped: text, unet,
-vision. Then check and probe (what was reached), e4t for each domain, pack (runs/ -> data_samples/).
+vision, decoder. Then check and probe (what was reached), e4t for each domain, and pack (runs/ ->
+data_samples/).
 """
 
 import json
@@ -88,6 +89,19 @@ def vision(
 ):
     """Train the base's vision tower on, into runs/vision."""
     training = Training("vision", RUNS / "vision", steps, seed, resume, device, check_every=100)
+    train_part(training, start=start)
+
+
+@app.command()
+def decoder(
+    steps: Steps = 3000,
+    seed: Seed = 0,
+    resume: Resume = False,
+    device: Device = "cpu",
+    start: Start = "toy",
+):
+    """Train the decoder of the base's autoencoder on, into runs/decoder."""
+    training = Training("decoder", RUNS / "decoder", steps, seed, resume, device, check_every=250)
     train_part(training, start=start)
 
 

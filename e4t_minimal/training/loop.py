@@ -85,7 +85,11 @@ def train(
         bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
         last = step + 1 == training.steps
         if check and (last or (step + 1) % training.check_every == 0):
-            row = {"step": step + 1, "seconds": round(time.time() - begun), "loss": round(smooth, 4)}
+            row = {
+                "step": step + 1,
+                "seconds": round(time.time() - begun),
+                "loss": round(smooth, 4),
+            }
             with low_precision:
                 row |= _checked(model, check)
             _log(training.folder, row)

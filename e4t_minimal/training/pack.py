@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from diffusers import AutoencoderKL
 from transformers import CLIPVisionModelWithProjection
 
 from .. import DATA
@@ -33,15 +34,21 @@ NOT_FIGURES = {"command", "seconds", "rows", "steps"}
 
 
 def toy_sd(runs: Path):
-    """The base of runs/unet with the tower of runs/vision, if there is one."""
+    """The base of runs/unet; from runs/vision and runs/decoder tower and decoder, if any."""
     base = load_base(runs / "unet/model")
-    tower = runs / "vision/model"
+    tower, autoencoder = runs / "vision/model", runs / "decoder/model"
     if tower.exists():
         base.vision = CLIPVisionModelWithProjection.from_pretrained(tower)
+    if autoencoder.exists():
+        base.vae = AutoencoderKL.from_pretrained(autoencoder)
     target = DATA / "toy-sd"
     with _replacing_folder(target) as new:
         save(base, new)
-    parts = [part for part in ("clip", "vae", "text", "unet", "vision") if (runs / part).exists()]
+    parts = [
+        part
+        for part in ("clip", "vae", "text", "unet", "vision", "decoder")
+        if (runs / part).exists()
+    ]
     reports = {part: _read(runs / part / "report.json") for part in parts}
     figures = {"share as asked": _read(runs / "check.json")}
     if (runs / "probe.json").exists():
