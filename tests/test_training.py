@@ -34,6 +34,16 @@ class Stop(Exception):
     pass
 
 
+def test_whole_numbers_in_a_model_are_not_averaged(tmp_path):
+    model, groups, loss = regression()
+    model.register_buffer("number", torch.tensor([1449, 1690]))
+    train(model, groups, loss, Training("whole numbers", tmp_path, 30))
+    assert model.number.tolist() == [1449, 1690]
+    state = load_file(tmp_path / "state.safetensors")
+    assert state["average.module.number"].tolist() == [1449, 1690]
+    assert model[1].num_batches_tracked == 30
+
+
 @pytest.mark.parametrize("stop", [1, 7, 19])
 def test_a_run_that_was_stopped_and_resumed_gives_the_same_bits(tmp_path, monkeypatch, stop):
     monkeypatch.setattr("e4t_minimal.training.loop.SAVE_SECONDS", -1)  # a state after every step

@@ -109,8 +109,11 @@ def _average(decay: float) -> Callable:
     """As torch's exponential average, with a smaller decay in the first steps."""
 
     def update(averages, weights, count):
-        ramped = min(decay, (1 + int(count)) / (10 + int(count)))
-        get_ema_multi_avg_fn(ramped)(averages, weights, count)
+        if averages[0].is_floating_point():
+            ramped = min(decay, (1 + int(count)) / (10 + int(count)))
+            get_ema_multi_avg_fn(ramped)(averages, weights, count)
+        else:  # torch would average whole numbers, and cut off what is behind the point
+            torch._foreach_copy_(averages, weights)
 
     return update
 
