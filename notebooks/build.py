@@ -1,10 +1,14 @@
-"""Exercise cards, from one source: `exercises/NN.toml` -> the cards at the end of notebook NN, and `solutions/NN_solutions.ipynb`.
+"""Exercise cards, from one source: `exercises/NN.toml`.
 
-    python notebooks/build.py            # write the cards of all notebooks
-    python notebooks/build.py 01 02      # the same; then restart 01 and 02, run all, and save both with their solutions ("all": every one)
+From it come the cards at the end of notebook NN, and `solutions/NN_solutions.ipynb`.
 
-A card has: title, difficulty (1-3), minutes, text, start (what the reader completes), check (prints "right", or "not yet" and why),
-hint, solution, why (one line after the solution) and, for the solutions notebook alone, setup (what the main notebook has defined by then).
+    python notebooks/build.py          # write the cards of all notebooks
+    python notebooks/build.py 01 02    # the same; then restart 01 and 02, run all, and save both
+                                       # with their solutions ("all": every one)
+
+A card has: title, difficulty (1-3), minutes, text, start (what the reader completes), check (prints
+"right", or "not yet" and why), hint, solution, why (one line after the solution) and, for the
+solutions notebook alone, setup (what the main notebook has defined by then).
 """
 
 import sys
@@ -21,126 +25,187 @@ except ImportError:  # Python 3.10
     import tomli as tomllib
 
 HERE = Path(__file__).parent
-REPOSITORY = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))["project"]["urls"][
-    "Repository"
-]  # the one place where it stands
-MARK = "# NBVAL_CHECK_OUTPUT\n"
+PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))["project"]
+REPOSITORY = PROJECT["urls"]["Repository"]  # the one place where it stands
+GITHUB = "https://github.com"
+COLAB = "https://colab.research.google.com"
+CHECKED = "# NBVAL_CHECK_OUTPUT\n"
+
+CARD = """### Exercise {number} · {title}
+{stars} · {minutes} minutes
+
+{text}
+
+<details><summary>Hint</summary>
+
+{hint}
+
+</details>
+<details><summary>Solution</summary>
+
+```python
+{solution}
+```
+{why}
+
+</details>"""
+
+EXERCISES = """## Exercises
+
+Complete the cell under a card, run it, then run the check below it."""
+
+SOLUTIONS = """# Solutions · {title}
+
+The exercises of [`{title}`](../{title}.ipynb), solved. \
+Made by `build.py` from `exercises/{number}.toml`."""
+
+SETUP = f"""# On Colab, fetch the project and install what is missing (never torch).
+# Anywhere else this does nothing.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("e4t_minimal") is None:
+    url = "{REPOSITORY}"
+    clone = ["git", "clone", "--quiet", "--depth", "1", url, "e4t-minimal"]
+    subprocess.run(clone, check=True)
+    subprocess.run([sys.executable, "e4t-minimal/notebooks/colab.py"], check=True)
+    sys.path.insert(0, "e4t-minimal")"""
 
 
 def cards(number: str) -> list[dict]:
     return tomllib.loads((HERE / "exercises" / f"{number}.toml").read_text("utf-8"))["card"]
 
 
-def face(i: int, card: dict) -> str:
-    """The text of a card, hint and solution folded away."""
-    return (
-        f"### Exercise {i} · {card['title']}\n{'★' * card['difficulty']}{'☆' * (3 - card['difficulty'])} · {card['minutes']} minutes\n\n{card['text'].strip()}\n\n"
-        f"<details><summary>Hint</summary>\n\n{card['hint'].strip()}\n\n</details>\n"
-        f"<details><summary>Solution</summary>\n\n```python\n{card['solution'].strip()}\n```\n{card['why'].strip()}\n\n</details>"
-    )
-
-
 def cells_of(number: str) -> list:
-    """The cells of the main notebook: card, place to work, check."""
-    out = [
-        new_markdown_cell(
-            "## Exercises\n\nComplete the cell under a card, run it, then run the check below it.",
-            metadata={"tags": ["exercise"]},
-        )
-    ]
+    """The cells of the main notebook: of each card its face, a place to work, and the check."""
+    cells = [_text(EXERCISES, "exercise")]
     for i, card in enumerate(cards(number), 1):
-        out += [
-            new_markdown_cell(face(i, card), metadata={"tags": ["exercise"]}),
-            new_code_cell(card["start"].strip(), metadata={"tags": ["exercise"]}),
-            new_code_cell(MARK + card["check"].strip(), metadata={"tags": ["exercise", "check"]}),
-        ]
-    return out
+        cells.append(_text(_face(i, card), "exercise"))
+        cells.append(_code(card["start"], "exercise"))
+        cells.append(_code(CHECKED + card["check"].strip(), "exercise", "check"))
+    return cells
 
 
 def solutions_of(number: str, title: str) -> list:
-    origin = f"The exercises of [`{title}`](../{title}.ipynb), solved. Made by `build.py` from `exercises/{number}.toml`."
-    out = [new_markdown_cell(f"# Solutions · {title}\n\n{origin}")]
+    """The cells of the solutions: of each card the text, the check unsolved, and then solved."""
+    cells = [_text(SOLUTIONS.format(title=title, number=number))]
     for i, card in enumerate(cards(number), 1):
-        check = new_code_cell(MARK + card["check"].strip(), metadata={"tags": ["check"]})
-        out += [
-            new_markdown_cell(f"## Exercise {i} · {card['title']}\n\n{card['text'].strip()}"),
-            *([new_code_cell(card["setup"].strip())] if card.get("setup") else []),
-            new_code_cell(card["start"].strip()),
-            check,  # a check that has nothing to find fault with checks nothing
-            new_markdown_cell("Solved:"),
-            new_code_cell(card["solution"].strip()),
-            deepcopy(check),
-            new_markdown_cell(card["why"].strip()),
-        ]
-    return out
+        check = _code(CHECKED + card["check"].strip(), "check")
+        cells.append(_text(f"## Exercise {i} · {card['title']}\n\n{card['text'].strip()}"))
+        if card.get("setup"):
+            cells.append(_code(card["setup"]))
+        cells.append(_code(card["start"]))
+        cells.append(check)  # a check that has nothing to find fault with checks nothing
+        cells.append(_text("Solved:"))
+        cells.append(_code(card["solution"]))
+        cells.append(deepcopy(check))
+        cells.append(_text(card["why"].strip()))
+    return cells
 
 
 def head_of(path: Path) -> tuple:
     """The badge that opens this very notebook in Colab, and the cell that makes it run there."""
-    colab = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github")
-    badge = f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/blob/main/notebooks/{path.name})"
-    code = f"""# On Colab, fetch the project and install what is missing (never torch). Anywhere else this does nothing.
-import importlib.util
-import subprocess
-import sys
-
-if importlib.util.find_spec("e4t_minimal") is None:
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", "{REPOSITORY}", "e4t-minimal"], check=True)
-    subprocess.run([sys.executable, "e4t-minimal/notebooks/colab.py"], check=True)
-    sys.path.insert(0, "e4t-minimal")"""
-    return new_markdown_cell(badge, metadata={"tags": ["setup"]}), new_code_cell(
-        code, metadata={"tags": ["setup"]}
-    )
+    notebook = f"{REPOSITORY.replace(GITHUB, f'{COLAB}/github')}/blob/main/notebooks/{path.name}"
+    badge = f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({notebook})"
+    return _text(badge, "setup"), _code(SETUP, "setup")
 
 
 def build(path: Path) -> Path:
-    """Put badge, set-up and cards into one notebook, in the place of the old ones, and write its solutions, whose path is returned."""
-    number, book = path.name[:2], nbformat.read(path, 4)
+    """Put badge, set-up and cards into one notebook, in the place of the old ones.
+
+    Writes its solutions too, and returns their path.
+    """
+    book = nbformat.read(path, 4)
     old = {cell.source: cell for cell in book.cells}
-    text = [cell for cell in book.cells if "setup" not in cell.metadata.get("tags", [])]
-    mine = [i for i, cell in enumerate(text) if "exercise" in cell.metadata.get("tags", [])]
-    before, after = (text[: mine[0]], text[mine[-1] + 1 :]) if mine else (text, [])
-    badge, setup = head_of(path)
-    first = next(i for i, cell in enumerate(before) if cell.cell_type == "code")
-    cells = [badge, *before[:first], setup, *before[first:], *cells_of(number), *after]
-    book.cells = [
-        old.get(cell.source, cell) for cell in cells
-    ]  # an unchanged cell keeps its outputs
+    cells = _with_head_and_cards(path, book.cells)
+    # an unchanged cell keeps its outputs
+    book.cells = [old.get(cell.source, cell) for cell in cells]
     nbformat.write(book, path)
+    return _build_solutions(path, book.metadata)
+
+
+def _with_head_and_cards(path: Path, cells: list) -> list:
+    text = [cell for cell in cells if not _has(cell, "setup")]
+    exercises = [i for i, cell in enumerate(text) if _has(cell, "exercise")]
+    if exercises:
+        body, end = text[: exercises[0]], text[exercises[-1] + 1 :]
+    else:
+        body, end = text, []
+    first_code = next(i for i, cell in enumerate(body) if cell.cell_type == "code")
+    intro, rest = body[:first_code], body[first_code:]
+    badge, setup = head_of(path)
+    return [badge, *intro, setup, *rest, *cells_of(path.name[:2]), *end]
+
+
+def _build_solutions(path: Path, metadata: dict) -> Path:
     target = HERE / "solutions" / f"{path.stem}_solutions.ipynb"
     target.parent.mkdir(exist_ok=True)
-    solved = solutions_of(number, path.stem)
-    if not target.exists() or [c.source for c in nbformat.read(target, 4).cells] != [
-        c.source for c in solved
-    ]:
-        for i, cell in enumerate(solved):
-            cell.id = f"solution-{i}"
-        nbformat.write(new_notebook(cells=solved, metadata=book.metadata), target)
+    cells = solutions_of(path.name[:2], path.stem)
+    for i, cell in enumerate(cells):
+        cell.id = f"solution-{i}"
+    if not target.exists() or _sources(nbformat.read(target, 4).cells) != _sources(cells):
+        nbformat.write(new_notebook(cells=cells, metadata=metadata), target)
     return target
+
+
+def _face(number: int, card: dict) -> str:
+    """The text of a card, hint and solution folded away."""
+    difficulty = card["difficulty"]
+    parts = {name: card[name].strip() for name in ("text", "hint", "solution", "why")}
+    return CARD.format(
+        number=number,
+        title=card["title"],
+        stars="★" * difficulty + "☆" * (3 - difficulty),
+        minutes=card["minutes"],
+        **parts,
+    )
+
+
+def _text(source: str, *tags: str):
+    return new_markdown_cell(source, metadata={"tags": list(tags)} if tags else {})
+
+
+def _code(source: str, *tags: str):
+    return new_code_cell(source.strip(), metadata={"tags": list(tags)} if tags else {})
+
+
+def _has(cell, tag: str) -> bool:
+    return tag in cell.metadata.get("tags", [])
+
+
+def _sources(cells: list) -> list[str]:
+    return [cell.source for cell in cells]
 
 
 def execute(path: Path):
     """Restart the kernel, run all, save."""
     book = nbformat.read(path, 4)
-    # no cell takes a minute; and now and then nbclient sees that a widget's cell is done only when the timeout is over
-    NotebookClient(
+    client = NotebookClient(
         book,
+        # no cell takes a minute; and now and then nbclient sees that a widget's cell is done only
+        # when the timeout is over
         timeout=180,
         record_timing=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
-    ).execute()
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    book.metadata = {
-        "kernelspec": kernel,
+    )
+    client.execute()
+    book.metadata = {  # without "widgets", over which GitHub stumbles
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
-    }  # without "widgets", over which GitHub stumbles
+    }
     nbformat.write(book, path)
     print(f"{path.name}: {path.stat().st_size // 1024} KB")
 
 
-if __name__ == "__main__":
+def main(numbers: list[str]):
     for path in sorted(HERE.glob("[0-9][0-9]_*.ipynb")):
         solutions = build(path)
-        if {path.name[:2], "all"} & set(sys.argv[1:]):
-            execute(path), execute(solutions)
+        if path.name[:2] in numbers or "all" in numbers:
+            execute(path)
+            execute(solutions)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

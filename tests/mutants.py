@@ -110,10 +110,8 @@ MUTANTS = [
     Mutant(
         "S* predicted only once",
         "sample.py",
-        right="hidden, embedding, offset = conditions.at(features)",
-        wrong=(
-            "if index == 0:\n                hidden, embedding, offset = conditions.at(features)"
-        ),
+        right="image_features is not None:\n                embedding, offset",
+        wrong="image_features is not None and index == 0:\n                embedding, offset",
         test="test_sample.py::test_s_is_predicted_again_at_every_step",
         notebook="11",
     ),

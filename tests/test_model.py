@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import disturb
+from PIL import Image
 
 from e4t_minimal import DATA
 from e4t_minimal.base import load_base
@@ -187,11 +188,12 @@ def test_what_else_lies_in_a_concept_stays_even_if_saving_breaks_off(
     def fail(*_):  # at the last thing that is written
         raise ZeroDivisionError
 
-    monkeypatch.setattr("e4t_minimal.model.square", fail)
+    monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(ZeroDivisionError):
         model.save_pretrained(folder, note="another")
     assert written == {name: (folder / name).read_bytes() for name in FILES}
     assert os.listdir(tmp_path) == ["concept"]
+    monkeypatch.undo()
     model.picture = None
     model.save_pretrained(folder, note="another")
     model.detach()
