@@ -1,11 +1,12 @@
+import subprocess
 import time
 
 import pytest
 import torch
 
-from e4t_minimal.evaluation import provenance, speed
+from e4t_minimal.evaluation import speed
 from e4t_minimal.evaluation.provenance import commit, machine
-from e4t_minimal.evaluation.speed import sampling, training
+from e4t_minimal.evaluation.speed import compare, sampling, training
 
 
 def names_of(base):
@@ -36,7 +37,7 @@ def test_both_are_called_in_turn_and_the_first_call_does_not_count():
         calls.append("theirs")
         time.sleep(0.01)
 
-    found = speed._compare(ours, theirs, repeats=3)["seconds"]
+    found = compare(ours, theirs, repeats=3)["seconds"]
     assert calls == ["ours", "theirs"] * 4
     assert 0.02 <= found["ours"] < 0.4
 
@@ -60,10 +61,15 @@ def test_a_report_says_where_it_comes_from(monkeypatch):
 
 
 def test_a_changed_tree_is_told_from_its_commit(monkeypatch):
-    said = {"rev-parse": "abc1234", "status": ""}
-    monkeypatch.setattr(provenance, "_git", lambda *arguments: said[arguments[0]])
+    said = {"rev-parse": "abc1234\n", "status": ""}
+
+    def run(command, **options):
+        (answer,) = [said[word] for word in command if word in said]
+        return subprocess.CompletedProcess(command, 0, stdout=answer)
+
+    monkeypatch.setattr(subprocess, "run", run)
     assert commit() == "abc1234"
-    said["status"] = " M e4t_minimal/model.py"
+    said["status"] = " M e4t_minimal/model.py\n"
     assert commit() == "abc1234+"
 
 

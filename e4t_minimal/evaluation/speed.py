@@ -67,7 +67,7 @@ def sampling(base: Base, pictures: int, steps: int = 20, repeats: int = 3) -> di
     def theirs():
         pipe(with_word, num_inference_steps=steps, guidance_scale=4.0)
 
-    return _compare(ours, theirs, repeats)
+    return compare(ours, theirs, repeats)
 
 
 def training(base: Base, batch: int = 16, repeats: int = 3) -> dict:
@@ -82,14 +82,14 @@ def training(base: Base, batch: int = 16, repeats: int = 3) -> dict:
         data = prepare(lora, images, ["a photo of S* face"] * batch)
         groups = [{"params": parameters_of(lora, "lora"), "lr": 1e-3}]
         theirs = fit(lora, data, schedule.replace(weights={}), groups)
-        return _compare(ours.__next__, theirs.__next__, repeats)
+        return compare(ours.__next__, theirs.__next__, repeats)
 
 
 def _picture(base: Base) -> Image.Image:
     return Image.new("RGB", (base.resolution, base.resolution), "pink")
 
 
-def _compare(ours: Callable, theirs: Callable, repeats: int) -> dict[str, dict]:
+def compare(ours: Callable, theirs: Callable, repeats: int) -> dict[str, dict]:
     """{"seconds" by the clock, "cpu" seconds of this process: medians and their ratio}.
 
     The two are called in turn, so that both meet the same machine; the first call of each does not
