@@ -16,7 +16,7 @@ demo: install
 # two processes of one thread each are faster than one of two; and nothing is asked of the network, so nothing waits for it
 test: export OMP_NUM_THREADS = 1
 test: export HF_HUB_OFFLINE = 1
-test: install
+test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg notebooks
 
@@ -34,4 +34,5 @@ notebooks: install
 	$(BIN)/python notebooks/build.py all
 
 lint: install
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
