@@ -89,7 +89,7 @@ def _balance(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 # Kinds of new offsets, and of stored ones {sorted names of their tensors: class}.
-# `evaluation.ablations` adds others.
+# `evaluation.alternatives` adds others.
 OFFSETS = {"multiplicative": WeightOffset}
 STORED = {("left", "right"): FoldedOffset}
 

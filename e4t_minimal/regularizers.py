@@ -45,5 +45,5 @@ def outside_term(model, batch, prediction) -> torch.Tensor:
 
 
 # {name in Schedule.weights: function(model, batch, prediction) -> scalar}.
-# `evaluation.ablations` adds others.
+# `evaluation.alternatives` adds others.
 TERMS = {"l2": l2_term, "outside": outside_term}
