@@ -122,8 +122,8 @@ def sample(
     base = model.base if isinstance(model, E4T) else model
     pictures = []
     for start in range(0, len(prompts), DRAWN_AT_ONCE):
-        some = prompts[start : start + DRAWN_AT_ONCE]
-        for step in sample_steps(model, some, image, steps, guidance, seed + start, scheduler):
+        chunk = prompts[start : start + DRAWN_AT_ONCE]
+        for step in sample_steps(model, chunk, image, steps, guidance, seed + start, scheduler):
             latents = step.latents
         pictures += base.decode(latents)
     return pictures
