@@ -24,8 +24,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from e4t_minimal import DATA
 from e4t_minimal.inspection.attention import ObservedAttention
-from e4t_minimal.inspection.names import attention_layers
-from e4t_minimal.inspection.trace import heat_maps, names, patch, tokens, trace
+from e4t_minimal.inspection.heat import heat_maps, tokens
+from e4t_minimal.inspection.names import attention_layers, names
+from e4t_minimal.inspection.trace import patch, trace
 from e4t_minimal.model import E4T
 from e4t_minimal.offsets import attention_projections, remove_offsets
 from e4t_minimal.sample import sample_steps

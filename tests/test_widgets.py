@@ -78,6 +78,7 @@ def test_every_tensor_can_be_plotted(kept):
         figure = plot_tensor(kept, name, call=len(kept[name]) - 1)
         assert isinstance(figure, Figure)
         assert len(figure.axes) >= 3
+        plt.close(figure)
     weights = kept["unet.mid.attn2.map"][1]
     shown = plane(weights, "unet.mid.attn2.map", channel=2, token=4)
     assert shown.shape == (4, 4)

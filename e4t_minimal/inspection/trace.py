@@ -1,6 +1,6 @@
 """Look inside: `trace` keeps tensors under their names, `patch` changes them.
 
-The names: see names.py, or `names(model)`.
+Their names: see names.py, or `names.names(model)`.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,12 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from ..files import replacing
-from .heat import heat_maps, tokens
 from .hooks import observing
-from .names import axes_of, names
+from .names import axes_of
 from .observer import Observer
-
-__all__ = ["Trace", "heat_maps", "names", "patch", "tokens", "trace"]
 
 
 class Trace:
