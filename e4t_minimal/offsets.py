@@ -168,7 +168,7 @@ def attached_offsets(unet) -> dict[str, nn.Module]:
 def fold(offsets: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """Every offset in its smallest form, without loss; other kinds stay as they are."""
     return {
-        name: FoldedOffset(*offset.factors()) if type(offset) is WeightOffset else offset
+        name: FoldedOffset(*offset.factors()) if isinstance(offset, WeightOffset) else offset
         for name, offset in offsets.items()
     }
 
