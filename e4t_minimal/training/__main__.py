@@ -33,9 +33,16 @@ def write_report(path: Path, report: dict):
 
 
 def train_part(training: Training, **options):
-    """Run the module that is named as the part, and keep its report in the folder."""
-    module = import_module(f".{training.name.split()[0]}", __package__)
-    write_report(training.folder / "report.json", module.fit(training, **options))
+    """Run the module that is named as the part, and keep its report in the folder.
+
+    options: what its `fit` takes besides; the report says which, for the card.
+    """
+    module = import_module(f".{training.name}", __package__)
+    report = module.fit(training, **options)
+    given = {name: value for name, value in options.items() if value is not None}
+    if given:
+        report = {"options": given} | report
+    write_report(training.folder / "report.json", report)
 
 
 @app.command()
