@@ -191,6 +191,48 @@ def test_a_private_helper_is_used_by_its_own_file_alone(path):
         assert private_imports(code_of(path)) == []
 
 
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def knots(text):
+    """What ruff has no rule for: lines in which an expression does more than one thing."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        inside = list(ast.walk(node))[1:]
+        if isinstance(node, COMPREHENSIONS) and holds(inside, COMPREHENSIONS):
+            found.append(f"{node.lineno}: a comprehension in a comprehension")
+        if isinstance(node, ast.IfExp) and holds([node.body, node.orelse], ast.IfExp):
+            found.append(f"{node.lineno}: a choice in a choice")
+        if isinstance(node, ast.Call) and holds(inside, ast.NamedExpr):
+            found.append(f"{node.lineno}: a walrus in a call")
+        if isinstance(node, ast.Expr) and isinstance(node.value, (ast.Tuple, *COMPREHENSIONS)):
+            found.append(f"{node.lineno}: an expression for its side effects")
+    return found
+
+
+def holds(nodes, kinds):
+    return any(isinstance(node, kinds) for node in nodes)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_one_statement_does_one_thing(name):
+    assert knots(PATHS[name].read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a = [[y for y in x] for x in b]",
+        "a = 1 if b else 2 if c else 3",
+        "f(a := 1)",
+        "f(), g()",
+        "[f(x) for x in a]",
+    ],
+)
+def test_knots_are_seen(line):
+    assert len(knots(line)) == 1
+
+
 def test_private_imports_are_seen():
     assert private_imports("from .base import _helper") == ["_helper"]
     assert private_imports("from e4t_minimal.base import a, _helper") == ["_helper"]

@@ -114,7 +114,9 @@ class ComparisonOptions:
 
         if self.quick and self.search:
             raise ValueError("--quick and --search are two different things: give one of them.")
-        kind = "quick" if self.quick else "search" if self.search else "full"
+        kind = "quick" if self.quick else "full"
+        if self.search:
+            kind = "search"
         return Comparison(
             domain=self.domain,
             identities=self.identities,

@@ -44,9 +44,10 @@ def _curve(axis: Axes, method: str, steps: dict[int, dict], across: str, score: 
     seconds = [at["seconds"]["mean"] for at in steps.values()]
     places = seconds if across == "seconds" else list(steps)
     x = [max(place, 0.5) for place in places]  # a logarithm has no 0
-    means, low, high = (
-        [at[score][name] for at in steps.values()] for name in ("mean", "low", "high")
-    )
+    scores = [at[score] for at in steps.values()]
+    means = [found["mean"] for found in scores]
+    low = [found["low"] for found in scores]
+    high = [found["high"] for found in scores]
     color = f"C{list(METHODS).index(method)}"  # the same in every figure
     width = 2.5 if method == "E4T" else 1.3
     axis.plot(x, means, marker="o", markersize=3, label=method, color=color, linewidth=width)
@@ -103,11 +104,7 @@ def last_pictures(
     Of the first `people`, those whose pictures by every method were kept; ValueError if there are
     none.
     """
-    kept = [
-        i
-        for i in range(people)
-        if all(picture_path(path, method, i).exists() for method in summary)
-    ]
+    kept = [i for i in range(people) if _all_kept(path, summary, i)]
     if not kept:
         raise ValueError(f"No person's pictures by all methods are kept beside {path}.")
     titles = ["the picture"]
@@ -120,3 +117,7 @@ def last_pictures(
     figure = grid(pictures, titles + below, columns=len(titles))
     figure.supxlabel(PROMPTS[prompt].template.format("S*"), fontsize=9)
     return figure
+
+
+def _all_kept(path: Path, summary: dict[str, dict], person: int) -> bool:
+    return all(picture_path(path, method, person).exists() for method in summary)

@@ -42,7 +42,7 @@ def _summary(method: str, records: list[dict]) -> dict:
     steps = {}
     for n in sorted({record["steps"] for record in records}):
         found = [record for record in records if record["steps"] == n]
-        steps[n] = {name: interval([record[name] for record in found]) for name in SCORES}
+        steps[n] = {name: _interval_of(found, name) for name in SCORES}
         steps[n]["each"] = [record["identity"] for record in found]
     return {
         "what": METHODS[method].what,
@@ -52,6 +52,10 @@ def _summary(method: str, records: list[dict]) -> dict:
         "peak_megabytes": max(record["peak_megabytes"] or 0 for record in records),
         "steps": steps,
     }
+
+
+def _interval_of(records: list[dict], name: str) -> dict[str, float]:
+    return interval([record[name] for record in records])
 
 
 def _person(record: dict) -> int:
@@ -108,8 +112,11 @@ def _tried(records: list[dict], factor: float) -> list[dict]:
 def _means(records: list[dict], factor: float) -> dict[str, float]:
     """Identity and prompt with one factor, over people."""
     found = _tried(records, factor)
-    means = {name: np.mean([record[name] for record in found]) for name in ("identity", "prompt")}
-    return {name: round(float(mean), 4) for name, mean in means.items()}
+    means = {}
+    for name in ("identity", "prompt"):
+        mean = np.mean([record[name] for record in found])
+        means[name] = round(float(mean), 4)
+    return means
 
 
 def read_report(path: Path) -> dict:

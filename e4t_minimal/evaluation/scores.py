@@ -231,7 +231,9 @@ def _summary(scores: list[dict], floor: list[dict], ceiling: list[float]) -> dic
 
     normalised = (identity - floor) / (ceiling - floor), of the means.
     """
-    summary = {name: interval([found[name] for found in scores]) for name in scores[0]}
+    summary = {}
+    for name in scores[0]:
+        summary[name] = interval([found[name] for found in scores])
     for name in [name for name in summary if name.startswith("identity")]:
         triples = [
             (found[name], low[name], top)

@@ -101,7 +101,8 @@ def compare(ours: Callable, theirs: Callable, repeats: int) -> dict[str, dict]:
     pairs = [(_time(ours), _time(theirs)) for _ in range(repeats)]
     report = {}
     for clock in ("seconds", "cpu"):
-        mine, other = ([pair[side][clock] for pair in pairs] for side in (0, 1))
+        mine = [first[clock] for first, _ in pairs]
+        other = [second[clock] for _, second in pairs]
         ratios = [a / b for a, b in zip(mine, other, strict=True)]
         medians = {"ours": mine, "theirs": other, "ratio": ratios}
         report[clock] = {name: round(statistics.median(all_), 3) for name, all_ in medians.items()}

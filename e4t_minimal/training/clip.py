@@ -50,7 +50,8 @@ def text_features(model: CLIPModel, ids: torch.Tensor) -> torch.Tensor:
 
 def caption_loss(logits: torch.Tensor, texts: list[str]) -> torch.Tensor:
     """CLIP's loss of logits (B, B), pictures by captions -> scalar."""
-    same = torch.tensor([[a == b for b in texts] for a in texts], device=logits.device)
+    numbers = torch.tensor([texts.index(text) for text in texts], device=logits.device)
+    same = numbers[:, None] == numbers  # (B, B)
     same.fill_diagonal_(False)
     logits = logits.masked_fill(same, -1e4)  # an identical caption is not a wrong one
     right = torch.arange(len(texts), device=logits.device)
