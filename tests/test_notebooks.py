@@ -97,6 +97,12 @@ def test_notebook_is_executed_and_checked(path):
     assert path.stat().st_size <= 300 * 1024
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS + SOLUTIONS, ids=lambda path: path.name)
+def test_no_line_of_code_is_cut_off_in_colab(path):
+    lines = [line for cell in code_of(path) for line in source(cell).splitlines()]
+    assert [line for line in lines if len(line) > 88] == []
+
+
 @of_each
 def test_what_is_built_inline_equals_the_module(path):
     lines = [line for cell in code_of(path) if is_checked(cell) for line in lines_of(cell)]
