@@ -55,7 +55,7 @@ class Encoder(nn.Module):
         """image_features (B, L/2, vision width), unet_features (B, all blocks) -> s * E (B, D)."""
         levels = [level(image_features[:, i]) for i, level in enumerate(self.levels)]
         image_side = self.act(torch.stack(levels).mean(0))  # (B, width)
-        seen = unet_features[:, -self.config.unet_width :]  # the last blocks: mid, then upwards
+        seen = unet_features[:, -self.config.unet_width :]  # the deepest blocks
         noise_side = self.act(self.features(seen))  # (B, width)
         return self.config.s * self.join(torch.cat([image_side, noise_side], dim=-1))
 

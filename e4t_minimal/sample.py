@@ -117,7 +117,7 @@ def sample(
     seed: int = 0,
     scheduler=None,
 ) -> list[Image.Image]:
-    """One PIL picture per prompt, always the same for a seed; arguments as of `sample_steps`."""
+    """One PIL picture per prompt; arguments as of `sample_steps`."""
     prompts = _as_list(prompts)
     base = model.base if isinstance(model, E4T) else model
     pictures = []

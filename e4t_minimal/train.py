@@ -1,4 +1,4 @@
-"""The two phases. They differ only in data, rates, weights of the loss's terms, and steps.
+"""The two phases: one loop. Phase 2 has one picture, folded offsets, and its own `Schedule`.
 
 Every training is a generator that yields a `Step` after each optimizer step, so that the reader
 decides what to print, draw or stop. More of what happens inside is shown by `inspection.trace`.

@@ -63,6 +63,20 @@ def learned(state):
     return {name: state[name] for name in state if not name.startswith("optimizer.")}
 
 
+def test_the_schedules_lowest_timestep_holds_here_too(base, folder, tmp_path, monkeypatch):
+    seen = []
+    add_noise = base.add_noise
+
+    def watched(latents, noise, t):
+        seen.extend(t.tolist())
+        return add_noise(latents, noise, t)
+
+    monkeypatch.setattr(base, "add_noise", watched)
+    trained(base, folder, tmp_path / "high", steps=2, t_min=700)
+    assert len(seen) == 2 * SCHEDULE.batch
+    assert min(seen) >= 700
+
+
 def test_two_processes_give_the_parameters_of_one(base, folder, tmp_path):
     alone = learned(trained(base, folder, tmp_path / "one", steps=3).state)
     # torchrun is what `accelerate launch` starts on GPUs; for CPUs that wants MPI

@@ -113,7 +113,7 @@ def _draw_batch(
     images = pictures.take(schedule.batch)
     batch = prepare(model, images, [prompts[i] for i in mine], at_once=schedule.micro or 64)
     g = generator(schedule.seed, index)
-    noise, t = draw_noise(model.base, batch.latents, schedule.batch, g)
+    noise, t = draw_noise(model.base, batch.latents, schedule.batch, g, schedule.t_min)
     mine = mine.to(t.device)
     return batch, noise[mine], t[mine]
 
