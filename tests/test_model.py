@@ -144,7 +144,7 @@ def test_folding_twice_is_folding_once(model, data):
         model.fold()
         again = model.predict(batch, noise, t).noise_prediction
     assert torch.allclose(live, folded, atol=1e-4)
-    assert torch.equal(folded, again)
+    assert torch.allclose(folded, again, atol=1e-5)  # only the balance of the factors is rounded
 
 
 def test_save_and_load_round_trip(base, faces, tmp_path):
