@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable
 from copy import deepcopy
 
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from ..base import Base, load_base
 from ..model import E4T
 from ..sample import sample
-from ..scaling.architectures import build, narrow, read_architecture
+from ..scaling.architectures import build, narrow, pipeline_of, read_architecture
 from ..train import PRETRAINING, fit, prepare, pretrain
 from .baselines import METHODS, model_for, parameters_of
 from .provenance import commit, machine
@@ -44,17 +43,7 @@ def _ratios(base: Base, pictures: tuple[int, ...], batch: int, repeats: int) -> 
 
 def sampling(base: Base, pictures: int, steps: int = 20, repeats: int = 3) -> dict:
     """From the prompt to the pixels: E4T with folded offsets and S*, stock with a plain word."""
-    pipe = StableDiffusionPipeline(
-        vae=base.vae,
-        text_encoder=base.text_encoder,
-        tokenizer=base.tokenizer,
-        unet=base.unet,
-        scheduler=base.scheduler,
-        safety_checker=None,
-        feature_extractor=base.preprocessor,
-        image_encoder=None,
-        requires_safety_checker=False,
-    )
+    pipe = pipeline_of(base)
     pipe.set_progress_bar_config(disable=True)
     model, image = E4T(deepcopy(base), "face"), _picture(base)
     model.fold()

@@ -169,12 +169,11 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(usual)
 
 
-@quiet()
-def save_base(base: Base, folder: str | Path) -> None:
-    """Write a diffusers pipeline folder, as `load_base` and `StableDiffusionPipeline` read it."""
+def pipeline_of(base: Base):
+    """The base as a stock `StableDiffusionPipeline`, which shares its parts."""
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline(
+    return StableDiffusionPipeline(
         vae=base.vae,
         text_encoder=base.text_encoder,
         tokenizer=base.tokenizer,
@@ -185,4 +184,9 @@ def save_base(base: Base, folder: str | Path) -> None:
         image_encoder=base.vision,
         requires_safety_checker=False,
     )
-    pipeline.save_pretrained(folder)
+
+
+@quiet()
+def save_base(base: Base, folder: str | Path) -> None:
+    """Write a diffusers pipeline folder, as `load_base` and `StableDiffusionPipeline` read it."""
+    pipeline_of(base).save_pretrained(folder)

@@ -4,7 +4,6 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
-    StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from safetensors.torch import load_file, save_file
@@ -20,9 +19,10 @@ from transformers import (
 from ..base import Base, load_base
 from ..evaluation.gap import relative_gap
 from ..files import replacing
+from ..scaling.architectures import pipeline_of
 from ..world import caption, named
 from .captions import Readers, add_names_from_parts, ends, remove_names_from_parts
-from .data import Pictures, pictures, training_pictures
+from .data import UNKNOWN, Pictures, pictures, training_pictures
 from .hardware import autocast, choose_attention
 from .importance import importance
 from .loop import Training, train
@@ -145,7 +145,7 @@ def fit(
         error = (prediction - target).square().mean(1)  # (B, h, w)
         diffusion = (error * weights[indices].to(device)).mean()
         wanted = {
-            question: found[indices].masked_fill(without, -100).to(device)
+            question: found[indices].masked_fill(without, UNKNOWN).to(device)
             for question, found in answers.items()
         }
         asked = readers.loss(ends(hidden, ids, eos, g), wanted)
@@ -208,17 +208,7 @@ def _gap(base: Base, predict, latents: torch.Tensor, right: list[str], wrong: li
 
 def save(base: Base, folder):
     """Write the base as a pipeline folder in fp16, computed in fp32 unless asked otherwise."""
-    StableDiffusionPipeline(
-        vae=base.vae,
-        text_encoder=base.text_encoder,
-        tokenizer=base.tokenizer,
-        unet=base.unet,
-        scheduler=base.scheduler,
-        safety_checker=None,
-        image_encoder=base.vision,
-        feature_extractor=base.preprocessor,
-        requires_safety_checker=False,
-    ).to("cpu", torch.float16).save_pretrained(folder)
+    pipeline_of(base).to("cpu", torch.float16).save_pretrained(folder)
     for part in ("text_encoder", "image_encoder"):  # diffusers' own parts do not store a dtype
         config = folder / part / "config.json"
         config.write_text(config.read_text().replace('"float16"', '"float32"'))
