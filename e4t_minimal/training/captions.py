@@ -80,8 +80,8 @@ class NamesFromParts(nn.Module):
         return table.index_copy(0, self.tokens, names.to(table.dtype))
 
 
-def add_names_from_parts(text_encoder, tokenizer):
-    """Hang `NamesFromParts` on a text encoder's embeddings, starting from the names as they are."""
+def add_names_from_parts(text_encoder, tokenizer) -> NamesFromParts:
+    """Hang one on a text encoder's embeddings, starting from the names as they are."""
     embeddings = text_encoder.get_input_embeddings()
     people = [one for domain in DOMAINS for one in named(domain) if one.name not in grammar()]
     tokens = torch.tensor(name_tokens(tokenizer, [one.name for one in people]))
@@ -92,6 +92,7 @@ def add_names_from_parts(text_encoder, tokenizer):
     vectors = torch.linalg.solve(damped, parts.T @ now)
     module = NamesFromParts(tokens, parts, vectors)
     parametrize.register_parametrization(embeddings, "weight", module)
+    return module
 
 
 def remove_names_from_parts(text_encoder):

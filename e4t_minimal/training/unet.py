@@ -30,7 +30,7 @@ from .loop import Training, train
 BATCH = 32
 CHANNELS, LATENT = 8, 16  # of a latent picture: channels, height and width
 NO_CAPTION = 0.1  # share of pictures that are learned without: guidance needs the empty prompt
-HIGH_NOISE = 0.75  # timesteps are 1000 u ** HIGH_NOISE for u in [0, 1): more of the high ones
+HIGH_NOISE = 0.85  # timesteps are 1000 u ** HIGH_NOISE for u in [0, 1): more of the high ones
 QUESTIONS_WEIGHT = 0.02  # of the questions about the captions, beside the diffusion loss
 
 
@@ -103,6 +103,7 @@ def fit(
     training: Training,
     lr: float = 4e-4,
     text_lr: float = 1e-4,
+    names_lr: float = 1e-3,
     start: str = "toy",
     text: str | None = None,
 ) -> dict:
@@ -119,7 +120,7 @@ def fit(
     base = base.frozen(device)
     unet, text_encoder = base.unet.requires_grad_(True), base.text_encoder.requires_grad_(True)
     print(f"attention: {choose_attention(unet, device)}")
-    add_names_from_parts(text_encoder, base.tokenizer)
+    names = add_names_from_parts(text_encoder, base.tokenizer)
     readers = Readers(text_encoder.config.hidden_size).to(device)
 
     data = training_pictures()
@@ -156,9 +157,12 @@ def fit(
     def check():
         return {f"gap for wrong {kind}": _gap(base, predict, *one) for kind, one in sets.items()}
 
+    other = [one for one in text_encoder.parameters() if one is not names.vectors]
     groups = [
         {"params": unet.parameters(), "lr": lr},
-        {"params": text_encoder.parameters(), "lr": text_lr},
+        {"params": other, "lr": text_lr},
+        # half of the captions say no name, and none says more than one
+        {"params": [names.vectors], "lr": names_lr},
         {"params": readers.parameters(), "lr": 1e-3},
     ]
     model = torch.nn.ModuleDict({"unet": unet, "text": text_encoder, "readers": readers})
