@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from . import DATA
-from .files import check_device, quiet, square
+from .files import check_device, quiet
+from .pictures import square
 
 # for bases that bring no vision tower of their own
 VISION = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"

@@ -1,4 +1,4 @@
-"""Files that are whole or not there; and other small helpers: seeds, PIL pictures."""
+"""Files that are whole or not there; and other small helpers: seeds, devices."""
 
 import json
 import os
@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from .checks import reason
 
 
 @contextmanager
@@ -61,7 +62,8 @@ def generator(seed: int, step: int) -> torch.Generator:
     Every step has a generator of its own: a run that goes on after a stop sees the numbers that
     one without a stop sees.
     """
-    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+    # of 64 bits, whatever the seed
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**64)
 
 
 def check_device(device: str):
@@ -70,56 +72,9 @@ def check_device(device: str):
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
-            f"The device {device!r} cannot be used here ({str(error).splitlines()[0][:120]}). "
+            f"The device {device!r} cannot be used here ({reason(error)}). "
             "Choose another of cpu, cuda, mps."
         ) from None
-
-
-def transparency(image: Image.Image) -> Image.Image | None:
-    """Where the picture shows something ("L", white = subject), if it says so itself.
-
-    None if nothing is transparent; ValueError if everything is.
-    """
-    alpha = image.convert("RGBA").getchannel("A")
-    low, high = alpha.getextrema()
-    if high < 128:
-        raise ValueError(
-            "The picture is transparent everywhere: there is nothing to learn. "
-            "Give a picture that shows its subject."
-        )
-    return alpha if low < 128 else None
-
-
-def square(image: Image.Image, size: int, mode: str = "RGB") -> Image.Image:
-    """The middle square, size x size pixels, as RGB with what is transparent turned white.
-
-    With mode "RGBA", what is transparent stays so.
-    """
-    image = image.convert("RGBA")
-    if mode != "RGBA":
-        paper = Image.new("RGBA", image.size, "white")
-        paper.alpha_composite(image)
-        image = paper.convert("RGB")
-    return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
-
-
-def on_backgrounds(
-    image: Image.Image, mask: Image.Image, count: int, size: int, seed: int = 0
-) -> list[Image.Image]:
-    """The subject before `count` other backgrounds, size x size pixels (our choice).
-
-    Each is made of 1, 4, 16 or 64 random colours that run into each other.
-    """
-    rng = np.random.default_rng(seed)
-    subject = square(image, size)
-    where = square(mask, size).convert("L")
-    pictures = []
-    for number in range(count):
-        side = 2 ** (number % 4)
-        colors = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
-        background = Image.fromarray(colors).resize((size, size), Image.Resampling.BICUBIC)
-        pictures.append(Image.composite(subject, background, where))
-    return pictures
 
 
 MODEL_FILES = ("e4t.json", "encoder.safetensors", "offsets.safetensors", "picture.png")
@@ -165,8 +120,7 @@ def read_model(folder: str | Path) -> StoredModel:
 
 def damaged(folder: str | Path, error: Exception) -> ValueError:
     """What to raise when a folder cannot be read."""
-    reason = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
-    return ValueError(f"{folder} is damaged ({reason}). Make or download it again.")
+    return ValueError(f"{folder} is damaged ({reason(error)}). Make or download it again.")
 
 
 def read_config(folder: str | Path) -> dict:

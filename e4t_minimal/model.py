@@ -8,8 +8,9 @@ from PIL import Image
 
 from .base import Base
 from .encoder import ENCODERS, Encoder, encoder_half
-from .files import StoredModel, damaged, read_model, square, write_model
+from .files import StoredModel, damaged, read_model, write_model
 from .offsets import add_offsets, attached_offsets, fold, remove_offsets, unfold
+from .pictures import square
 from .placeholder import Placeholder
 from .regularizers import TERMS
 

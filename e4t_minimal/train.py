@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from .base import Base
-from .files import generator, on_backgrounds, transparency
+from .files import generator
 from .model import E4T, Batch
+from .pictures import on_backgrounds, transparency
 
 
 @dataclass(frozen=True)

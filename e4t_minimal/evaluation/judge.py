@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .. import DATA
-from ..files import square
+from ..pictures import square
 from ..world import DOMAINS, EXPRESSIONS, Identity
 from ..world.scenery import BACKGROUNDS, STYLES
 

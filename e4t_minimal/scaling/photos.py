@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..files import transparency
+from ..pictures import transparency
 
 TINY = 32  # pixels, of a side: below, there is nothing to see
 LARGE = 2048  # pixels, of a side: above, the picture is made smaller at once, to save memory
