@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow mutants lab notebooks install lint
+.PHONY: demo test test-slow soak mutants lab notebooks install lint
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
@@ -19,6 +19,9 @@ test: export HF_HUB_OFFLINE = 1
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-sanitize-with tests/sanitize.cfg notebooks
+
+soak: install  # bad inputs, errors and kills, with many more examples than in `make test`: an hour
+	$(BIN)/python tests/soak.py
 
 mutants: install
 	$(BIN)/python tests/mutants.py

@@ -8,7 +8,8 @@ import re
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
+
+from .hooking import check_hookable, exchange_weights, hanging, restore_weight
 
 
 class WeightOffset(nn.Module):
@@ -66,6 +67,8 @@ class FoldedOffset(WeightOffset):
 
     def __init__(self, left: torch.Tensor, right: torch.Tensor):
         nn.Module.__init__(self)
+        if left.dim() != 2 or left.shape[1:] != right.shape[1:]:
+            raise ValueError(f"{tuple(left.shape)} and {tuple(right.shape)} make no Delta")
         balance = _balance(left, right)
         self.left = nn.Parameter(left * balance)
         self.right = nn.Parameter(right / balance)
@@ -96,6 +99,7 @@ STORED = {("left", "right"): FoldedOffset}
 
 def attention_projections(unet) -> dict[str, nn.Linear]:
     """{name: layer} of Q, K, V of every self-attention (attn1) and cross-attention (attn2)."""
+    check_hookable(unet=unet)  # compiled or fused, it would pass offsets by, or keep them
     return {
         name: module
         for name, module in unet.named_modules()
@@ -119,16 +123,13 @@ def add_offsets(unet, offsets: dict[str, nn.Module] | None = None) -> dict[str, 
     """Hang offsets on the U-Net's attention, by default the paper's, new. Returns {name: offset}.
 
     In fp32 whatever the U-Net's dtype, as they are trained; those that hang there already are taken
-    off. ValueError, with nothing changed, if these are another U-Net's.
+    off. ValueError if these are another U-Net's. If anything goes wrong, nothing has changed.
     """
     projections = attention_projections(unet)
     if offsets is None:
         offsets = new_offsets(unet)
     _check_offsets(projections, offsets)
-    remove_offsets(unet)
-    for name, offset in offsets.items():
-        linear = projections[name]
-        parametrize.register_parametrization(linear, "weight", offset.to(linear.weight.device))
+    exchange_weights(projections, offsets)
     return offsets
 
 
@@ -151,17 +152,13 @@ def _check_offsets(projections: dict[str, nn.Linear], offsets: dict[str, nn.Modu
 def remove_offsets(unet, merge: bool = False):
     """Take the offsets off; with `merge`, the weights keep what the offsets made of them."""
     for linear in attention_projections(unet).values():
-        if parametrize.is_parametrized(linear, "weight"):
-            parametrize.remove_parametrizations(linear, "weight", leave_parametrized=merge)
+        restore_weight(linear, merge)
 
 
 def attached_offsets(unet) -> dict[str, nn.Module]:
     """{name: offset} that hang on the U-Net now."""
-    return {
-        name: linear.parametrizations.weight[0]
-        for name, linear in attention_projections(unet).items()
-        if parametrize.is_parametrized(linear, "weight")
-    }
+    projections = attention_projections(unet)
+    return {name: hanging(linear) for name, linear in projections.items() if hanging(linear)}
 
 
 @torch.no_grad()

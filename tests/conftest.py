@@ -1,11 +1,22 @@
+import os
+
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from e4t_minimal.base import load_base
 from e4t_minimal.model import E4T
 from e4t_minimal.train import prepare
 from e4t_minimal.world import Scene, draw, identity
+
+# how much hypothesis tries: the same few in every `make test`, others and more in `make soak`
+OPTIONS = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile(
+    "quick", max_examples=10, stateful_step_count=12, derandomize=True, **OPTIONS
+)
+settings.register_profile("soak", max_examples=100, stateful_step_count=40, **OPTIONS)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 @pytest.fixture(scope="session")

@@ -66,12 +66,17 @@ def test_terms_are_switched_on_by_name_and_reach_what_they_are_about(model, data
         assert gradient.any(), name
 
 
+@pytest.fixture(scope="module")
+def half():
+    return load_base("toy", dtype=torch.bfloat16)
+
+
 @pytest.mark.parametrize("size", [1e-3, 2e-2])
-def test_in_half_precision_every_term_is_what_it_is_in_single(faces, size):
+def test_in_half_precision_every_term_is_what_it_is_in_single(base, half, faces, size):
     found = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype, of_dtype in ((torch.float32, base), (torch.bfloat16, half)):
         torch.manual_seed(0)
-        model = E4T(load_base("toy", dtype=dtype), "face")
+        model = E4T(of_dtype, "face")
         torch.nn.init.normal_(model.encoder.join[-1].weight, std=0.1)
         for offset in model.offsets.values():
             torch.nn.init.normal_(offset.rows.weight, std=size)
@@ -79,6 +84,7 @@ def test_in_half_precision_every_term_is_what_it_is_in_single(faces, size):
         weights = {"l2": 1.0, "contrastive": 1.0, "sparsity": 1.0, "cosine": 1.0}
         losses = model.loss(*draw_batch(model, data, FOUR, 0), weights)
         found[dtype] = {name: losses[name].item() for name in weights}
+        model.detach()
     assert min(found[torch.float32].values()) > 0
     assert found[torch.bfloat16] == pytest.approx(found[torch.float32], rel=0.1)
 

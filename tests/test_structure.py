@@ -26,7 +26,7 @@ METHOD = (
     "sample",
 )
 # a file imports from its own layer and from those before it, never from one behind it
-HELPERS = {"checks", "files", "pictures", "pipelines"}  # everything may import them
+HELPERS = {"checks", "files", "hooking", "pictures", "pipelines"}  # everything may import them
 LAYERS = (
     HELPERS,
     {"base"},

@@ -8,80 +8,33 @@ import pytest
 import torch
 from conftest import disturb
 from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
     EulerAncestralDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
     StableDiffusionPipeline,
-    UNet2DConditionModel,
 )
 from diffusers.models.attention_processor import (
     AttnProcessor,
     AttnProcessor2_0,
     SlicedAttnProcessor,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from tiny import KINDS, left_behind, make_pipe
 
 from e4t_minimal import DATA
-from e4t_minimal.inspection.attention import ObservedAttention
 from e4t_minimal.inspection.heat import heat_maps, tokens
-from e4t_minimal.inspection.names import attention_layers, names
+from e4t_minimal.inspection.names import attention_layers, names, side_of_places
 from e4t_minimal.inspection.trace import patch, trace
+from e4t_minimal.inspection.views import plane
 from e4t_minimal.model import E4T
-from e4t_minimal.offsets import attention_projections, remove_offsets
+from e4t_minimal.offsets import remove_offsets
 from e4t_minimal.sample import sample_steps
 from e4t_minimal.train import PERSONALIZATION, PRETRAINING, draw_batch, personalize
 
 PROMPT = "a photo of S* on the beach"
-KINDS = {
-    "sd1": ("epsilon", {"attention_head_dim": 8}),
-    "sd2": ("v_prediction", {"attention_head_dim": (2, 4), "use_linear_projection": True}),
-}
 QUICK = PERSONALIZATION.replace(batch=2)
-
-
-def make_pipe(kind):
-    """A randomly initialised Stable Diffusion with two cross-attention layers a block.
-
-    SD 1.x has as many heads in every block; SD 2.x has not, and other projections.
-    """
-    torch.manual_seed(0)
-    prediction, heads = KINDS[kind]
-    tokenizer = CLIPTokenizer.from_pretrained(DATA / "toy-sd/tokenizer")
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    text = CLIPTextModel(config).eval()
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(32, 64),
-        norm_num_groups=8,
-        layers_per_block=2,
-        cross_attention_dim=32,
-        **heads,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(16, 16),
-        norm_num_groups=8,
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-    )
-    scheduler = DDIMScheduler(
-        beta_schedule="scaled_linear", prediction_type=prediction, clip_sample=False, steps_offset=1
-    )
-    pipe = StableDiffusionPipeline(
-        vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 @pytest.fixture(params=KINDS)
@@ -95,14 +48,15 @@ def subject(request):
     return request.getfixturevalue("model") if request.param == "e4t" else make_pipe("sd1")
 
 
-def run(pipe):
+def run(pipe, steps=4, **options):
     generator = torch.Generator().manual_seed(0)
     return pipe(
         "a face",
-        num_inference_steps=4,
+        num_inference_steps=steps,
         guidance_scale=3.0,
         generator=generator,
         output_type="latent",
+        **options,
     ).images
 
 
@@ -114,19 +68,6 @@ def drawn(model, picture):
 def result_of(subject, picture):
     """Latents drawn with a pipeline or an `E4T`."""
     return run(subject) if isinstance(subject, StableDiffusionPipeline) else drawn(subject, picture)
-
-
-def left_behind(model):
-    """How many things `trace` has put into a model."""
-    base = getattr(model, "base", model)
-    modules = [*base.unet.modules(), *base.text_encoder.modules()]
-    if model is not base:
-        modules += list(model.encoder.modules())
-    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
-    processors = base.unet.attn_processors.values()
-    ours = sum(isinstance(processor, ObservedAttention) for processor in processors)
-    taps = len(getattr(base, "taps", ()))
-    return hooks + ours + taps + ("step" in vars(base.scheduler))
 
 
 def training_loss(model, data):
@@ -393,7 +334,8 @@ def test_processors_that_do_more_than_attention_are_refused(pipe):
         assert torch.equal(run(pipe), plain)
 
 
-def test_a_deep_copy_is_seen_itself_or_refused(model, faces):
+@pytest.mark.parametrize("first", ["copy", "original"])
+def test_of_a_deep_copy_and_its_original_each_is_itself(model, faces, first):
     disturb(model.offsets)
     plain = drawn(model, faces[0][0])
     copy = deepcopy(model)
@@ -401,13 +343,27 @@ def test_a_deep_copy_is_seen_itself_or_refused(model, faces):
         assert torch.equal(drawn(copy, faces[0][0]), plain)
     assert left_behind(copy) == left_behind(model) == 0
     assert len(t["unet.mid.attn2.map"]) == 8
-    remove_offsets(copy.base.unet)  # takes away what both share
-    with pytest.raises(ValueError, match="deep-copied"), trace(model):
-        pass
-    for linear in attention_projections(model.base.unet).values():
-        linear.__class__ = torch.nn.Linear
-        linear.weight = linear.parametrizations.weight.original
-        del linear.parametrizations
+    one, other = (copy, model) if first == "copy" else (model, copy)
+    remove_offsets(one.base.unet)  # the classes of their layers were the same
+    assert torch.equal(drawn(other, faces[0][0]), plain)
+    assert not one.attached
+    assert other.attached
+    other.detach()
+    assert torch.equal(drawn_by_base(one.base), drawn_by_base(other.base))
+
+
+def drawn_by_base(base):
+    *_, last = sample_steps(base, ["a face"], steps=1)
+    return last.latents
+
+
+def test_a_processor_that_was_set_meanwhile_stays(pipe):
+    mine = AttnProcessor()
+    layer = attention_layers(pipe.unet)["unet.mid.attn2"]
+    with trace(pipe, "*.map"):
+        layer.set_processor(mine)
+    assert layer.get_processor() is mine
+    assert left_behind(pipe) == 0
 
 
 def plain_maps(pipe, name):
@@ -483,6 +439,57 @@ def test_heat_maps_for_every_token(pipe):
     assert torch.allclose(sum(by_head), full, atol=1e-4)
     with pytest.raises(ValueError, match="No map"):
         heat_maps(t, 8, "unet.down.1*")
+
+
+@given(height=st.integers(1, 99), width=st.integers(1, 99), level=st.integers(0, 3))
+def test_the_places_of_every_level_are_found(height, width, level):
+    side = (height, width)
+    for _ in range(level):  # what diffusers' convolutions with stride 2 make of it
+        side = tuple((length - 1) // 2 + 1 for length in side)
+    assert side_of_places(side[0] * side[1], (height, width)) == side
+
+
+@pytest.mark.parametrize("scheduler", [PNDMScheduler, HeunDiscreteScheduler])
+def test_schedulers_that_look_twice_at_a_timestep(pipe, scheduler):
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config, skip_prk_steps=True)
+    plain = run(pipe)
+    wanted = pipe.scheduler.timesteps.tolist()
+    assert len(set(wanted)) < len(wanted)  # they do
+    names = ("latent*", "guidance.cond", "unet.mid.attn2.map")
+    with trace(pipe, names) as t:
+        run(pipe, 2)  # is not mixed up with the next
+        assert torch.equal(run(pipe), plain)
+    looks = t.last_drawing("guidance.cond")
+    assert [at for at, _ in looks] == [int(at) for at in wanted]
+    latents = [t.calls[name] for name in t.kept if name.startswith("latent[")]
+    assert sum(map(len, latents)) == len(wanted) + 3 + 2  # two steps look three times; the ends
+    assert torch.equal(t["latent[end]"][-1], plain)
+    for at in wanted:
+        assert (int(at), None) in t.calls[f"latent[{int(at)}]"]
+    maps = [weights for _, weights in t.last_drawing("unet.mid.attn2.map")]
+    assert len(maps) == len(wanted)
+    heads = torch.stack(maps).sum((0, 2))  # (1, N, T)
+    heat = heat_maps(t, 4, "unet.mid.attn2.map")
+    assert torch.allclose(heat.flatten(2), heads.transpose(1, 2), atol=1e-4)
+
+
+def test_heat_maps_and_planes_have_the_shape_of_the_picture(pipe):
+    with trace(pipe, "*.map") as t:
+        run(pipe, 1, height=8, width=32)  # latents of 4 x 16
+    assert t.latents == (4, 16)
+    layer = "unet.down.0.attn2[0].map"
+    _, weights = t.last_drawing(layer)[0]
+    by_hand = weights.sum(1).transpose(1, 2).unflatten(-1, (4, 16))
+    assert torch.allclose(heat_maps(t, 4, layer), by_hand, atol=1e-5)
+    deeper = heat_maps(t, 8, "unet.mid.attn2.map")
+    assert deeper.shape[-2:] == (8, 32)
+    shown = plane(weights, layer, 1, 2, t.latents)
+    assert torch.equal(shown, weights[0, 1, :, 2].view(4, 16))
+    with trace(pipe, layer) as t:
+        run(pipe, 1)
+        t.latents = (4, 8)
+    with pytest.raises(ValueError, match="64 places belong to no level"):
+        heat_maps(t, 8, layer)
 
 
 def test_swap_s_on_the_way(base, faces):
@@ -577,7 +584,7 @@ def test_all_taps_of_a_run_cost_less_than_half_of_it(base, faces):
 
     def seconds():
         start = time.process_time()
-        list(sample_steps(model, prompts, faces[0][0], steps=20))
+        list(sample_steps(model, prompts, faces[0][0], steps=5))
         return time.process_time() - start
 
     for _ in range(3):

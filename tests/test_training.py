@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from e4t_minimal.base import load_base
 from e4t_minimal.training import captions
 from e4t_minimal.training.data import QUESTIONS, UNKNOWN, Pictures, pictures, truth
 from e4t_minimal.training.hardware import autocast, choose_attention
@@ -161,9 +160,8 @@ def test_places_where_identities_differ_weigh_more(base, few):
     assert (weights[small] == 1).all()
 
 
-def test_names_are_sums_of_parts_and_strangers_parts_are_the_same_words():
-    base = load_base("toy")
-    text = base.text_encoder.requires_grad_(True)
+def test_names_are_sums_of_parts_and_strangers_parts_are_the_same_words(base):
+    text = deepcopy(base.text_encoder).requires_grad_(True)
     table = text.get_input_embeddings()
     plain = table.weight.detach().clone()
     captions.add_names_from_parts(text, base.tokenizer)

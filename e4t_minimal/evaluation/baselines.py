@@ -102,12 +102,12 @@ def model_for(
     """
     if method.pretrained:
         model = E4T.from_pretrained(folder, base)
-        model.fold()
     else:
         model = E4T(base, class_word, encoder=FixedEmbedding.for_base(base), offsets={})
-    if method.subject != "S*":
-        _start_at_rare_word(model)
     try:
+        model.fold()
+        if method.subject != "S*":
+            _start_at_rare_word(model)
         with _whole_unet(base, method), _lora(base, method, seed):
             yield model
     finally:

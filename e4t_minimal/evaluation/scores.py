@@ -146,6 +146,8 @@ def evaluate(
     Floor, ceiling, conditioning gap, and scores after each number of steps in `stops`. The people
     are drawn on white, with the mask that the toy world knows.
 
+    The base is left as it was, also when something breaks off.
+
     weights: an E4T folder; ValueError if it is none. floor: what `floor_scores` gave for these
     people, if it is known. sampling(model, picture): a context to draw in, for ablations.
     """
@@ -161,9 +163,11 @@ def evaluate(
     for i, one in enumerate(tqdm(identities, desc="S*")):
         model = E4T.from_pretrained(weights, base)
         trial = _Trial(judge, one, people.noise_seed(i), sampling)
-        for n, found in trial.run(model, stops, schedule.replace(seed=people.seed)):
-            scores[n].append(found)
-        model.detach()
+        try:
+            for n, found in trial.run(model, stops, schedule.replace(seed=people.seed)):
+                scores[n].append(found)
+        finally:
+            model.detach()
     return {
         "domain": people.domain,
         "split": people.split,
@@ -211,9 +215,10 @@ def _gap(base: Base, weights: str | Path, identities: list[Identity], images: li
     model = E4T.from_pretrained(weights, base)
     token = model.placeholder.token
     captions = [caption(one, Scene(), subject=token) for one in identities]
-    gap = conditioning_gap(model, prepare(model, images, captions))
-    model.detach()
-    return gap
+    try:
+        return conditioning_gap(model, prepare(model, images, captions))
+    finally:
+        model.detach()
 
 
 @torch.no_grad()

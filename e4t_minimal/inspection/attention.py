@@ -98,7 +98,8 @@ def observed_attention(name: str, layer: torch.nn.Module, observer: Observer) ->
         yield
     finally:
         processor.observers.remove(observer)
-        if not processor.observers:
+        # somebody may have set another one meanwhile
+        if not processor.observers and layer.get_processor() is processor:
             layer.set_processor(processor.original)
 
 

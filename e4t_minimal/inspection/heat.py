@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from ..model import E4T
-from .names import base_of, matches
+from .names import base_of, matches, side_of_places
 
 
 def tokens(model, prompt: str) -> list[str]:
@@ -32,8 +32,10 @@ def heat_maps(
 ) -> torch.Tensor:
     """How strongly each place reads each token: (B, T, size, size), from a `Trace` with maps.
 
+    size: height in pixels; the width is the picture's, of the same shape (size x size if square).
+
     As DAAM does it (Tang et al., 2022): each head's map is enlarged (bicubic, at least 0), then all
-    are summed over heads, layers and timesteps. For square pictures; every token, also those of the
+    are summed over heads, layers and all steps of the last drawing. Every token, also those of the
     prompt's beginning and end.
     part: "cond" or "uncond", see `Trace.of`. heads, times: only these (default: all).
     ValueError if no such map was kept.
@@ -42,9 +44,9 @@ def heat_maps(
     for name in kept.kept:
         if not matches(name, names):
             continue
-        for t, weights in kept.of(name, part).items():
+        for t, weights in kept.last_drawing(name, part):
             if times is None or t in times:
-                enlarged = _enlarged(weights[:, heads], size)
+                enlarged = _enlarged(weights[:, heads], size, kept.latents)
                 heat = enlarged if heat is None else heat + enlarged
     if heat is None:
         raise ValueError(
@@ -54,10 +56,11 @@ def heat_maps(
     return heat
 
 
-def _enlarged(weights: torch.Tensor, size: int) -> torch.Tensor:
-    """Maps (B, heads, N, T) -> (B, T, size, size), summed over the heads."""
+def _enlarged(weights: torch.Tensor, size: int, latents: tuple[int, int]) -> torch.Tensor:
+    """Maps (B, heads, N, T) -> (B, T, size, width), summed over the heads."""
     batch, heads, places, _ = weights.shape
-    side = int(places**0.5)
-    maps = weights.transpose(-1, -2).unflatten(-1, (side, side))  # (B, heads, T, side, side)
-    large = F.interpolate(maps.flatten(0, 1), (size, size), mode="bicubic").clamp(min=0)
+    side = side_of_places(places, latents)
+    maps = weights.transpose(-1, -2).unflatten(-1, side)  # (B, heads, T, *side)
+    wanted = (size, round(size * latents[1] / latents[0]))
+    large = F.interpolate(maps.flatten(0, 1), wanted, mode="bicubic").clamp(min=0)
     return large.unflatten(0, (batch, heads)).sum(1)

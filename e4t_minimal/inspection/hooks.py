@@ -10,11 +10,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 
 import torch
-from diffusers.models.attention_processor import FusedAttnProcessor2_0
-from diffusers.utils.torch_utils import is_compiled_module
-from torch.nn.utils import parametrize
 
 from ..base import Base
+from ..hooking import check_hookable
 from .attention import ObservedDelta, observed_attention
 from .names import PROJECTIONS, attention_layers, blocks
 from .observer import Observer, change_first
@@ -27,7 +25,8 @@ def observing(observer: Observer) -> Iterator[None]:
 
     Observers may come and go in any order. ValueError for a model in which hooks do not work.
     """
-    check_hookable(observer.base)
+    base = observer.base
+    check_hookable(text_encoder=base.text_encoder, unet=base.unet)
     with ExitStack() as stack:
         for hook in _hooks(observer):
             stack.enter_context(hook)
@@ -79,45 +78,15 @@ def _tapped(base: Base, observer: Observer) -> Iterator[None]:
 
 
 def _begin_pass(observer: Observer, unet: torch.nn.Module, args: tuple, kwargs: dict):
+    z_t = args[0] if args else kwargs["sample"]
     t = args[1] if len(args) > 1 else kwargs["timestep"]
     base = observer.base
     if not isinstance(base, Base):
         part = part_of_pipeline(base)
     else:
         part = base.running[0] if base.running else None
-    observer.begin_pass(torch.as_tensor(t), part)
+    observer.begin_pass(z_t, torch.as_tensor(t), part)
 
 
 def _end_pass(observer: Observer, unet: torch.nn.Module, args: tuple, output):
     observer.end_pass()
-
-
-def check_hookable(base):
-    """ValueError for a model in which hooks would see nothing, or something else than it does."""
-    for part in ("text_encoder", "unet"):
-        for module in getattr(base, part).modules():
-            if is_compiled_module(module) or module._compiled_call_impl is not None:
-                raise ValueError(
-                    f"The {part} is compiled, and a compiled model passes hooks by: look into one "
-                    "that is not, and compile afterwards."
-                )
-    for name, layer in attention_layers(base.unet).items():
-        if isinstance(layer.get_processor(), FusedAttnProcessor2_0):
-            raise ValueError(
-                f"{name} computes Q, K and V with one fused projection, in which they are not to "
-                "be told apart: call `unfuse_qkv_projections()` first."
-            )
-        for projection in PROJECTIONS:
-            _check_whole(f"{name}.{projection}", getattr(layer, projection))
-
-
-def _check_whole(name: str, linear: torch.nn.Module):
-    """A deep copy shares the classes that torch made for parametrized modules.
-
-    When the offsets are taken off one of the two, the other one's class has no weight any more.
-    """
-    if parametrize.is_parametrized(linear, "weight") and not hasattr(type(linear), "weight"):
-        raise ValueError(
-            f"{name} has lost its weight: the model was deep-copied with offsets on it, and they "
-            "were taken off one of the two. Load the base again, once for each model."
-        )

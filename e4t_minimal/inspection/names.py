@@ -95,6 +95,22 @@ def attention_layers(unet) -> dict[str, torch.nn.Module]:
     return named
 
 
+def side_of_places(places: int, latents: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of an attention layer's N places, in a U-Net whose latents are (h, w).
+
+    Every level of a U-Net halves both, and rounds up. ValueError if none has so many places.
+    """
+    height, width = latents
+    while height * width > places:
+        height, width = -(-height // 2), -(-width // 2)
+    if height * width != places:
+        raise ValueError(
+            f"{places} places belong to no level of a U-Net whose latents are {latents[0]} x "
+            f"{latents[1]}: keep pictures of one shape in a trace."
+        )
+    return height, width
+
+
 def names(model: E4T | Base) -> list[str]:
     """Every name that `trace` and `patch` know in an `E4T`, a `Base` or a diffusers pipeline.
 

@@ -16,6 +16,7 @@ class Observer:
     function(name, tensor, t, part) -> the tensor to go on with. t: the timestep, a tuple of them in
     training, None before the first. part: which pass of the U-Net it is, "cond", "uncond", "both"
     (one batch, as diffusers' pipelines do it), "features" (E4T's, in training), or None outside.
+    at_pass(z_t): called with what the U-Net is given (B, C, h, w), at the beginning of every pass.
     changing: whether `function` may return another tensor than it was given.
     """
 
@@ -24,19 +25,23 @@ class Observer:
         model,
         patterns: str | tuple[str, ...],
         function: Callable,
+        at_pass: Callable | None = None,
         changing: bool = False,
     ):
         self.patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
         check_patterns(model, self.patterns)
         self.base = base_of(model)
         self.function = function
+        self.at_pass = at_pass
         self.changing = changing
         self.wanted = {name for name in names(model) if matches(name, self.patterns)}
         self.t = None
         self.part = None
         self.in_pass = False
 
-    def begin_pass(self, t: torch.Tensor, part: str | None):
+    def begin_pass(self, z_t: torch.Tensor, t: torch.Tensor, part: str | None):
+        if self.at_pass is not None:
+            self.at_pass(z_t)
         times = t.flatten().tolist()
         self.t = int(times[0]) if len(times) == 1 else tuple(times)
         self.part = part

@@ -52,17 +52,35 @@ class ObservedStep:
         self.original = scheduler.step
         self.__signature__ = inspect.signature(self.original)
         self.observers: list[Observer] = []
+        self.timesteps = None  # of the drawing that is going on
+        self.place = -1  # which of them the last step was at
 
     def __call__(
         self, prediction: torch.Tensor, t: torch.Tensor, latents: torch.Tensor, *args, **kwargs
     ):
         """prediction, latents (B, C, h, w), and what else a scheduler takes -> what it returns."""
-        times = self.scheduler.timesteps.tolist()
-        if t == times[0]:
+        times = self._go_on(float(t))
+        if self.place == 0:
             self._show_start(f"latent[{int(t)}]", latents)
+        following = times[self.place + 1 :]
+        after = f"latent[{int(following[0])}]" if following else "latent[end]"
         prediction = self.show("guidance.prediction", prediction)
         output = self.original(prediction, t, latents, *args, **kwargs)
-        return change_first(output, partial(self.show, _name_after(times, float(t))))
+        return change_first(output, partial(self.show, after))
+
+    def _go_on(self, t: float) -> list[float]:
+        """The drawing's timesteps; finds out which of them t is.
+
+        Several may be alike: some schedulers (PNDM, Heun) look twice at one. They are made anew for
+        every drawing, which may start in their middle (from a picture).
+        """
+        if self.timesteps is not self.scheduler.timesteps:
+            self.timesteps, self.place = self.scheduler.timesteps, -1
+        times = self.timesteps.tolist()
+        if t not in times[self.place + 1 :]:
+            self.place = -1  # drawn again with the old ones
+        self.place = times.index(t, self.place + 1)
+        return times
 
     def remove(self):
         """Let the scheduler be as it was."""
@@ -85,13 +103,6 @@ class ObservedStep:
                     f"{name} is the noise that the drawing starts from, and nothing can change it "
                     "from here: give another `seed`."
                 )
-
-
-def _name_after(times: list[float], t: float) -> str:
-    """Of the latents that the step at t makes: they are those of the next step, if there is one."""
-    following = dict(zip(times, [*times[1:], None], strict=True))
-    after = following.get(t)
-    return "latent[end]" if after is None else f"latent[{int(after)}]"
 
 
 @contextmanager

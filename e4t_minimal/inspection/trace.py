@@ -20,10 +20,11 @@ class Trace:
     """What passed, in order of time.
 
     t["unet.mid"] is a list of tensors, t.calls["unet.mid"] a list of (timestep, part), one for each
-    (see `Observer`).
+    (see `Observer`). t.latents: (h, w) of the latents that the U-Net was given last; None before.
     """
 
     def __init__(self, device: str | None = None):
+        self.latents: tuple[int, int] | None = None
         self.kept: dict[str, list[torch.Tensor]] = {}
         self.calls: dict[str, list[tuple]] = {}
         self.device = device
@@ -46,16 +47,25 @@ class Trace:
     def of(self, name: str, part: str = "cond") -> dict[int, torch.Tensor]:
         """{timestep: tensor} of the passes with the prompt ("cond") or the empty one ("uncond").
 
-        What belongs to no pass is in both. Of several at one timestep (two pictures drawn one after
-        the other) it is the last.
+        What belongs to no pass is in both. Of pictures drawn one after the other it is the last,
+        and of looks at one timestep, too: some schedulers (PNDM, Heun) take two, see
+        `last_drawing`.
+        """
+        return dict(self.last_drawing(name, part))
+
+    def last_drawing(self, name: str, part: str = "cond") -> list[tuple[int, torch.Tensor]]:
+        """[(timestep, tensor), ...] of the last drawing, look by look; part: as in `of`.
+
+        A drawing begins where the timestep rises.
         """
         halves = {"uncond": 0, "cond": 1}
-        found = {}
+        found = []
         for tensor, (t, of_part) in zip(self[name], self.calls[name], strict=True):
-            if of_part == "both":
-                found[t] = tensor.chunk(2)[halves[part]]
-            elif of_part in (part, None):
-                found[t] = tensor
+            if of_part not in ("both", part, None):
+                continue
+            if found and _rises(found[-1][0], t):
+                found = []
+            found.append((t, tensor.chunk(2)[halves[part]] if of_part == "both" else tensor))
         return found
 
     def table(self):
@@ -76,6 +86,11 @@ class Trace:
                 calls[f"{name}/{i}"] = str(self.calls[name][i])
         with replacing(path) as new:
             save_file(tensors, new, calls)
+
+
+def _rises(before: int | tuple | None, t: int | tuple | None) -> bool:
+    """Whether the second timestep is nearer to pure noise; in training there are many at once."""
+    return isinstance(before, int) and isinstance(t, int) and t > before
 
 
 def _summary(name: str, tensors: list[torch.Tensor]) -> dict:
@@ -105,7 +120,11 @@ def trace(model, names: str | tuple[str, ...] = "*", device: str | None = None) 
     a GPU). ValueError for an unknown name, and for a model that is compiled or fused.
     """
     kept = Trace(device)
-    with observing(Observer(model, names, kept.keep)):
+
+    def see_size(z_t: torch.Tensor):
+        kept.latents = tuple(z_t.shape[-2:])
+
+    with observing(Observer(model, names, kept.keep, see_size)):
         yield kept
 
 

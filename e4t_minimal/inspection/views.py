@@ -3,6 +3,7 @@
 They need neither a notebook nor ipywidgets.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,17 +20,25 @@ from ..model import E4T
 from ..sample import sample
 from ..train import PERSONALIZATION, personalize
 from ..world import DOMAINS, Identity, Scene, draw
+from .names import axes_of, side_of_places
 from .plots import gallery, grid
 from .trace import Trace
 
 PLAIN_SCENE = Scene()
 
 
-def plane(x: torch.Tensor, name: str, channel: int = 0, token: int = 0) -> torch.Tensor:
+def plane(
+    x: torch.Tensor,
+    name: str,
+    channel: int = 0,
+    token: int = 0,
+    latents: tuple[int, int] | None = None,
+) -> torch.Tensor:
     """Two dimensions of one kept tensor, of its first picture.
 
     A channel (B C h w), what a head's places give one token (B heads N T), one number of every
     place (B N D), a prompt's tokens (B T D), a weight's change (n m), or a vector as one line.
+    latents: (h, w) of the latents (`Trace.latents`), which says how N places lie; None: a square.
     """
     if name.endswith(".delta"):
         return x
@@ -37,10 +46,10 @@ def plane(x: torch.Tensor, name: str, channel: int = 0, token: int = 0) -> torch
         return x.reshape(-1, x.shape[-1])[:1] if x.dim() else x.reshape(1, 1)
     first = x[0]
     if name.endswith(".map"):
-        return _as_square(first[channel, :, token])
+        return _as_picture(first[channel, :, token], latents)
     if first.dim() == 3:
         return first[channel]
-    return _as_square(first[:, channel]) if _has_places(x, name) else first
+    return _as_picture(first[:, channel], latents) if _has_places(x, name) else first
 
 
 def limits(x: torch.Tensor, name: str) -> tuple[int, int]:
@@ -53,13 +62,14 @@ def limits(x: torch.Tensor, name: str) -> tuple[int, int]:
 
 
 def _has_places(x: torch.Tensor, name: str) -> bool:
-    """Whether x (B, N, D) belongs to the N places of a square picture, and not to T tokens."""
-    return x.dim() == 3 and name != "text.hidden" and int(x.shape[1] ** 0.5) ** 2 == x.shape[1]
+    """Whether x (B, N, D) belongs to the N places of a picture, and not to T tokens."""
+    return x.dim() == 3 and "N" in axes_of(name)
 
 
-def _as_square(x: torch.Tensor) -> torch.Tensor:
-    """(N,) -> (h, w)."""
-    return x.unflatten(0, (int(len(x) ** 0.5), -1))
+def _as_picture(x: torch.Tensor, latents: tuple[int, int] | None) -> torch.Tensor:
+    """(N,) -> (height, width)."""
+    side = math.isqrt(len(x))
+    return x.unflatten(0, side_of_places(len(x), latents or (side, side)))
 
 
 def plot_tensor(kept: Trace, name: str, call: int = 0, channel: int = 0, token: int = 0) -> Figure:
@@ -71,7 +81,7 @@ def plot_tensor(kept: Trace, name: str, call: int = 0, channel: int = 0, token: 
     t, part = kept.calls[name][call]
     figure = plt.figure(figsize=(9.5, 2.7), dpi=80, layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    shown = plane(numbers, name, channel, token)
+    shown = plane(numbers, name, channel, token, kept.latents)
     aspect = "equal" if shown.shape[0] == shown.shape[1] else "auto"
     image = left.imshow(shown, aspect=aspect, interpolation="nearest")
     figure.colorbar(image, ax=left, shrink=0.8)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from .. import DATA
 from ..base import Base
+from ..checks import reason
 from ..scaling.photos import open_photo
 from ..world import DOMAINS, Scene, draw
 from ..world.scenery import BACKGROUNDS, STYLES
@@ -37,8 +38,14 @@ def _redraw(picture: w.Image, message: w.HTML, plot: Callable[[], Figure]):
     try:
         picture.value = png(plot())
         message.value = ""
-    except ValueError as error:
-        message.value = f"<b>{escape(str(error))}</b>"
+    except Exception as error:  # a widget that is left without a word looks as if it worked
+        message.value = _told(error)
+
+
+def _told(error: Exception) -> str:
+    """An error's own sentence, or, of one that is not ours, its kind too; as HTML."""
+    text = str(error) if isinstance(error, ValueError) else reason(error)
+    return f"<b>{escape(text)}</b>"
 
 
 class Explorer(w.VBox):
@@ -172,18 +179,20 @@ class Playground(w.VBox):
         super().__init__([of_picture, of_learning, of_drawing, self.message, self.gallery])
 
     def _take(self, change=None):
-        """Put the uploaded pictures among those to choose from."""
+        """Put the uploaded pictures among those to choose from; say what is wrong with others."""
+        said = []
         for file in self.upload.value:
             name = file["name"]
             try:
                 picture, notes = open_photo(io.BytesIO(file["content"]), name=name)
-            except ValueError as error:
-                self.message.value = f"<b>{escape(str(error))}</b>"
-                return
+            except Exception as error:
+                said.append(_told(error))
+                continue
             self.pictures[name] = picture
             self.which.options = list(self.pictures)
             self.which.value = name
-            self.message.value = escape("; ".join(notes))
+            said += map(escape, notes)
+        self.message.value = "<br>".join(said)
 
     def _settings(self) -> Settings:
         return Settings(
