@@ -1,5 +1,14 @@
-"""`python -m e4t_minimal`: the same as `e4t`, as `accelerate launch -m` needs it."""
+"""`e4t`, and `python -m e4t_minimal`, as `accelerate launch -m` needs it."""
 
-from .cli.app import app
+from .errors import one_sentence
 
-app()
+
+def main():
+    with one_sentence("e4t"):  # from the first import on
+        from .cli.app import app
+
+        app()
+
+
+if __name__ == "__main__":
+    main()

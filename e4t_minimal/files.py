@@ -1,59 +1,154 @@
 """Files that are whole or not there; and other small helpers: seeds, devices."""
 
-import json
+import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from filelock import FileLock, Timeout
 
 from .checks import reason
+
+OWN = ".e4t-"  # how the names of our temporaries begin; they lie beside what they will become
+PATIENCE = 60  # seconds to wait for another process that writes to the same place
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A name to write a file under, which takes the place of `path` once it is whole.
-
-    Two processes may write the same path.
-    """
+    """A name to write a file under, which takes the place of `path` once it is whole."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # in the same folder: only there is the last step a renaming, not a copy
-    new = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        yield new
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; a file was to be written there.")
+    with locked(path), existing(path.parent), temporary(path) as new:
+        yield new / path.name
+        (new / path.name).replace(path)
 
 
 @contextmanager
-def filling(folder: str | Path, names: tuple[str, ...] = ()) -> Iterator[Path]:
-    """An empty folder to write files into, which are moved into `folder` once all are whole.
-
-    names: files that belong together; of them, what has not been written this time is taken away.
-    Whatever else lies in `folder` stays.
-    """
+def replacing_folder(folder: str | Path) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `folder` once it is whole."""
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    with locked(folder), existing(folder.parent), temporary(folder) as new:
+        whole = new / folder.name
+        whole.mkdir()
+        yield whole
+        if folder.exists():
+            shutil.rmtree(folder)
+        whole.rename(folder)
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Inside, no other process of this machine and user writes to `path`.
+
+    ValueError after a minute of waiting.
+    """
+    called = hashlib.sha256(os.path.realpath(path).encode("utf-8", "surrogateescape")).hexdigest()
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    # not beside the path: a lock's file stays behind
+    lock = FileLock(Path(tempfile.gettempdir()) / f"e4t-{user}-{called[:32]}.lock")
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise ValueError(
+            f"Another process has been writing to {path} for {PATIENCE} seconds. Try again when it "
+            "is done, or choose another name."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def existing(folder: Path) -> Iterator[None]:
+    """Inside, the folder is there; after an error, what was made for it is gone again."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for each in made:
+            with suppress(OSError):  # somebody else may have put something there
+                each.rmdir()
+        raise
+
+
+@contextmanager
+def temporary(target: Path) -> Iterator[Path]:
+    """A new folder beside `target`, which is locked; gone at the end, with those of killed runs."""
+    own = re.compile(re.escape(f"{OWN}{target.name}-") + "[a-z0-9_]{8}")
+    for stale in target.parent.iterdir():
+        if own.fullmatch(stale.name):
+            shutil.rmtree(stale, ignore_errors=True)
+    # in the same folder: only there is the last step a renaming, not a copy
+    new = Path(tempfile.mkdtemp(prefix=f"{OWN}{target.name}-", dir=target.parent))
     try:
         yield new
-        folder.mkdir(exist_ok=True)
-        for name in names:
-            if not (new / name).exists():
-                (folder / name).unlink(missing_ok=True)
-        for file in new.iterdir():
-            file.replace(folder / file.name)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def check_apart(target: str | Path, **sources: str | Path | None):
+    """ValueError if what is to be written would lie over something that is read, or around it.
+
+    sources: what is read, by what to call it.
+    """
+    target = Path(os.path.realpath(target))
+    for what, source in sources.items():
+        if source is None:
+            continue
+        source = Path(os.path.realpath(source))
+        if source.exists() and target in (source, *source.parents):
+            raise ValueError(
+                f"{target} is or holds what is read ({what}); nothing was written. Choose another "
+                "name to write to."
+            )
+
+
+def check_writable(path: str | Path):
+    """ValueError if nothing can be made at `path`: better now than after a training."""
+    there = Path(os.path.realpath(path))
+    if there.is_file():
+        there = there.parent  # a file can be replaced if its folder can be written to
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise ValueError(f"{path} cannot be made: {there} is in the way. Choose another name.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"Nothing may be written to {there}. Choose another place.")
+
+
+def check_new(folder: str | Path) -> Path:
+    """The folder's absolute path if it is not there or empty, and can be written; or ValueError."""
+    folder = Path(os.path.realpath(folder))
+    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if taken or folder == Path.cwd():
+        raise ValueError(
+            f"{folder} is not a new or empty folder of its own; nothing was written. "
+            "Choose another name."
+        )
+    check_writable(folder)
+    return folder
+
+
+def check_file(path: str | Path | None, **sources: str | Path | None):
+    """ValueError if no file can be written at `path`, or if it is one of the sources."""
+    if path is None:
+        return
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder, where a file is to be written. Choose another name.")
+    check_apart(path, **sources)
+    above = Path(os.path.realpath(path)).parents if Path(path).exists() else ()
+    for what, source in sources.items():
+        if source is not None and Path(os.path.realpath(source)) in above:
+            raise ValueError(f"{path} is one of the files that are read ({what}). Choose another.")
+    check_writable(path)
 
 
 def generator(seed: int, step: int) -> torch.Generator:
@@ -75,79 +170,6 @@ def check_device(device: str):
             f"The device {device!r} cannot be used here ({reason(error)}). "
             "Choose another of cpu, cuda, mps."
         ) from None
-
-
-MODEL_FILES = ("e4t.json", "encoder.safetensors", "offsets.safetensors", "picture.png")
-
-
-@dataclass(frozen=True)
-class StoredModel:
-    """What lies in an E4T folder."""
-
-    config: dict  # e4t.json
-    encoder: dict[str, torch.Tensor]  # encoder.safetensors
-    offsets: dict[str, torch.Tensor]  # offsets.safetensors
-    picture: Image.Image | None = None  # picture.png, of a concept
-
-
-def write_model(folder: str | Path, stored: StoredModel):
-    """Write an E4T folder; ValueError, with nothing written, if something else lies there."""
-    with filling(check_target(folder), MODEL_FILES) as new:
-        for part in ("encoder", "offsets"):
-            tensors = getattr(stored, part).items()
-            found = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors}
-            save_file(found, new / f"{part}.safetensors")
-        (new / "e4t.json").write_text(json.dumps(stored.config, indent=2) + "\n")
-        if stored.picture is not None:
-            stored.picture.save(new / "picture.png")
-
-
-def read_model(folder: str | Path) -> StoredModel:
-    """Read an E4T folder; ValueError if it is missing, foreign or damaged."""
-    folder = Path(folder)
-    config = read_config(folder)
-    try:
-        path = folder / "picture.png"
-        return StoredModel(
-            config,
-            encoder=load_file(folder / "encoder.safetensors"),
-            offsets=load_file(folder / "offsets.safetensors"),
-            picture=Image.open(path).copy() if path.exists() else None,
-        )
-    except (SafetensorError, OSError) as error:
-        raise damaged(folder, error) from None
-
-
-def damaged(folder: str | Path, error: Exception) -> ValueError:
-    """What to raise when a folder cannot be read."""
-    return ValueError(f"{folder} is damaged ({reason(error)}). Make or download it again.")
-
-
-def read_config(folder: str | Path) -> dict:
-    """What e4t.json says: base, class_word, token, encoder ...; ValueError if there is none."""
-    try:
-        config = json.loads((Path(folder) / "e4t.json").read_text())
-        required = {name: config[name] for name in ("base", "class_word", "token", "encoder")}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"{folder} is not an E4T folder (no readable e4t.json). "
-            "Make one with `e4t personalize`, or use data_samples/e4t-face."
-        ) from None
-    return required | config
-
-
-def check_target(folder: str | Path) -> Path:
-    """The folder's absolute path if an E4T may be written there; ValueError otherwise."""
-    folder = Path(folder).resolve()
-    is_e4t = (folder / "e4t.json").exists()
-    is_empty = folder.is_dir() and not any(folder.iterdir())
-    foreign = folder.exists() and not is_e4t and not is_empty
-    if folder == Path.cwd() or foreign:
-        raise ValueError(
-            f"{folder} exists and is not an E4T folder of its own; nothing was written. "
-            "Choose another name."
-        )
-    return folder
 
 
 @contextmanager

@@ -6,13 +6,15 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from . import checks
 from .base import Base
 from .encoder import ENCODERS, Encoder, encoder_half
-from .files import StoredModel, damaged, read_model, write_model
+from .hooking import ONE_AT_A_TIME, check_hookable
 from .offsets import add_offsets, attached_offsets, fold, remove_offsets, unfold
 from .pictures import square
 from .placeholder import Placeholder
 from .regularizers import TERMS
+from .stored import StoredModel, damaged, kind_of, read_model, rebuild, write_model
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ class Batch:
     ids: torch.Tensor  # (B, T): token numbers of the prompts
     mask: torch.Tensor | None = None  # (B, 1, h, w) in [0, 1], 1 on the subject
     initial: torch.Tensor | None = None  # (B, C, h, w): what the U-Net predicted at the start
+
+    def __post_init__(self):
+        checks.as_many(**vars(self))
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -40,12 +45,11 @@ class Batch:
 class Prediction:
     """Everything on the way from noisy pictures to what the U-Net says of them."""
 
-    z_t: torch.Tensor  # (B, C, h, w): the noisy latents
     target: torch.Tensor  # (B, C, h, w): what the U-Net should say
     embedding: torch.Tensor  # (B, D): v* = v_class + s E
-    offset: torch.Tensor  # (B, D): s E
+    offset: torch.Tensor  # (B, D): s E, the offset of the word (`E4T.offsets`: of weights)
     hidden: torch.Tensor  # (B, T, D): the prompts, as the text encoder says them
-    noise_prediction: torch.Tensor  # (B, C, h, w): what the U-Net says
+    noise_prediction: torch.Tensor  # (B, C, h, w): what the U-Net says, noise or v (the toy: v)
 
 
 class E4T:
@@ -72,8 +76,9 @@ class E4T:
         self.picture = picture
         self.placeholder = Placeholder(base, class_word, token)
         self.encoder = (encoder or Encoder.for_base(base)).to(base.device).eval()
-        self.offsets = add_offsets(base.unet, offsets)
+        _check_widths(self.encoder, base)
         self.empty = self.placeholder.encode(self.placeholder.tokenize([""], required=False))
+        self.offsets = add_offsets(base.unet, offsets)  # last: it changes the base
 
     def parts(self) -> dict[str, list[torch.nn.Parameter]]:
         """What E4T trains: the parameters of {"encoder", "offsets"}."""
@@ -103,7 +108,8 @@ class E4T:
         return all(hanging[name] is offset for name, offset in self.offsets.items())
 
     def check_attached(self):
-        """ValueError if it is not."""
+        """ValueError if it is not, or if the base passes hooks by."""
+        check_hookable(text_encoder=self.base.text_encoder)
         if not self.attached:
             raise ValueError(
                 "This E4T's offsets no longer hang on its base: it was detached, or another E4T "
@@ -150,10 +156,11 @@ class E4T:
         if image_features is None:
             image_features = batch.image_features
         z_t, target = self.base.add_noise(batch.latents, noise, t)
-        v, offset = self.embedding(image_features, self.unet_features(z_t, t))
-        hidden = self.placeholder.encode(batch.ids, v)
-        noise_prediction = self.base.predict(z_t, t, hidden)
-        return Prediction(z_t, target, v, offset, hidden, noise_prediction)
+        with ONE_AT_A_TIME:
+            v, offset = self.embedding(image_features, self.unet_features(z_t, t))
+            hidden = self.placeholder.encode(batch.ids, v)
+            noise_prediction = self.base.predict(z_t, t, hidden)
+        return Prediction(target, v, offset, hidden, noise_prediction)
 
     def loss(
         self,
@@ -168,11 +175,8 @@ class E4T:
         total = diffusion + the sum of weight * term. The paper's weights are {"l2": 0.01} in
         pretraining and {"l2": 0.1} on one picture. ValueError for a term that TERMS does not have.
         """
-        if unknown := set(weights) - set(TERMS):
-            raise ValueError(
-                f"The loss has no term {', '.join(map(repr, sorted(unknown)))}; "
-                f"its terms are {', '.join(TERMS)}."
-            )
+        for name in weights:
+            checks.choice("term of the loss", name, TERMS)
         prediction = self.predict(batch, noise, t, image_features)
         losses = {"diffusion": _diffusion_loss(prediction, batch.mask)}
         losses |= {name: TERMS[name](self, batch, prediction) for name in weights}
@@ -192,7 +196,7 @@ class E4T:
             "resolution": self.base.resolution,
             "class_word": self.placeholder.class_word,
             "token": self.placeholder.token,
-            "encoder": {"kind": _kind_of(self.encoder)} | asdict(self.encoder.config),
+            "encoder": {"kind": kind_of(self.encoder, ENCODERS)} | asdict(self.encoder.config),
         }
         encoder = {name: tensor.half() for name, tensor in self.encoder.state_dict().items()}
         offsets = {
@@ -202,7 +206,7 @@ class E4T:
         }
         picture = self.picture
         if picture is not None:  # what the model sees of it, not a whole photo
-            picture = square(picture, self.base.resolution, picture.mode)
+            picture = square(picture, self.base.resolution, keep_transparency=True)
         write_model(folder, StoredModel(config | card, encoder, offsets, picture))
 
     @classmethod
@@ -211,11 +215,11 @@ class E4T:
         stored = read_model(folder)
         config = stored.config
         try:
-            encoder = _build_encoder(config["encoder"], stored.encoder)
+            encoder = rebuild(config["encoder"], stored.encoder, ENCODERS)
             offsets = unfold(stored.offsets)
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise damaged(folder, error) from None
-        _check_base(folder, config, encoder, base)
+        _check_vision(folder, config, base)
         return cls(base, config["class_word"], config["token"], encoder, offsets, stored.picture)
 
 
@@ -227,38 +231,21 @@ def _diffusion_loss(prediction: Prediction, mask: torch.Tensor | None) -> torch.
     return error.mean()
 
 
-def _kind_of(encoder: torch.nn.Module) -> str:
-    for kind, (of_class, _) in ENCODERS.items():
-        if type(encoder) is of_class:
-            return kind
-    raise ValueError(
-        f"An encoder of the class {type(encoder).__name__} cannot be saved: it has no kind. "
-        "Put its class and that of its config into encoder.ENCODERS."
-    )
-
-
-def _build_encoder(stored: dict, tensors: dict[str, torch.Tensor]) -> torch.nn.Module:
-    kind = stored.get("kind", "e4t")
-    if kind not in ENCODERS:
-        raise ValueError(f"an encoder of the kind {kind!r}; known are {', '.join(ENCODERS)}")
-    of_class, of_config = ENCODERS[kind]
-    options = {name: value for name, value in stored.items() if name != "kind"}
-    encoder = of_class(of_config(**options))
-    encoder.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    return encoder
-
-
-def _check_base(folder: Path, config: dict, encoder: torch.nn.Module, base: Base):
-    """ValueError if the encoder was made for a base of other widths, or another vision tower."""
-    stored = asdict(encoder.config)
-    own_choices = {name: stored[name] for name in ("width", "s", "blocks") if name in stored}
-    if encoder.config != type(encoder).for_base(base, **own_choices).config:
-        raise ValueError(
-            f"{folder} was made for the base {config['base']!r}; {base.name!r} has other widths. "
-            "Load it with the base it was made for."
-        )
+def _check_vision(folder: Path, config: dict, base: Base):
     if config.get("vision") != base.vision_name:
         raise ValueError(
             f"{folder} was made with the vision tower {config.get('vision')!r}, this base has "
             f"{base.vision_name!r}. Load the base with `vision=` that one."
         )
+
+
+def _check_widths(encoder: torch.nn.Module, base: Base):
+    """ValueError if the encoder was made for another base; one of no known kind may be anything."""
+    if hasattr(encoder, "config_for"):
+        config = asdict(encoder.config)
+        own_choices = {name: config[name] for name in ("width", "s", "blocks") if name in config}
+        if encoder.config != encoder.config_for(base, **own_choices):
+            raise ValueError(
+                f"The encoder was made for a base of other widths than {base.name!r}. Load it with "
+                "the base it was made for, or make one with `for_base`."
+            )

@@ -3,11 +3,15 @@ import dataclasses
 import pytest
 from PIL import Image
 
+from e4t_minimal.evaluation import benchmark
 from e4t_minimal.evaluation.baselines import METHODS
 from e4t_minimal.evaluation.benchmark import Comparison, Run, execute, finished
 from e4t_minimal.evaluation.figures import last_pictures
 from e4t_minimal.evaluation.pictures import picture_path, read_strip
 from e4t_minimal.evaluation.records import append_records
+from e4t_minimal.evaluation.results import SCORES
+
+MEASURED = dict.fromkeys(SCORES, 0.5) | {"bytes": 1, "peak_megabytes": None, "commit": "abc"}
 
 
 def runs_of(**options):
@@ -38,14 +42,24 @@ def test_runs_go_on_where_they_stopped(tmp_path):
 
 
 def test_a_run_that_breaks_off_is_named(tmp_path):
-    run = Run("E4T", 0, (0,), weights="dragon")
-    with pytest.raises(ValueError, match="The run of E4T broke off with status 1"):
+    run = Run("E4T", 0, (0,), denoising=2)
+    (tmp_path / "bench").write_text("in the way of the folder for the last pictures")
+    with pytest.raises(ValueError, match="The run of E4T broke off with status 2"):
         execute(tmp_path / "bench.jsonl", [run])
+
+
+def test_what_a_run_lacks_is_told_before_it_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "_in_own_process", lambda *_: pytest.fail("it started"))
+    with pytest.raises(ValueError, match="not an E4T folder"):
+        execute(tmp_path / "bench.jsonl", [Run("E4T", 0, (0,), weights="dragon")])
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ValueError, match="is in the way"):
+        execute(tmp_path / "taken" / "bench.jsonl", [Run("E4T", 0, (0,))])
 
 
 def test_records_of_other_runs_do_not_count(tmp_path):
     path, run = tmp_path / "bench.jsonl", Run("LoRA", 3, (5,))
-    record = run.key(5) | {"identity": 0.5}
+    record = run.key(5) | MEASURED
     changes = [{"person": 4}, {"steps": 6}, {"factor": 2.0}, {"seed": 1}, {"hold_background": True}]
     append_records(path, [record] + [record | change for change in changes])
     assert finished(path, [run]) == [record]
@@ -54,7 +68,7 @@ def test_records_of_other_runs_do_not_count(tmp_path):
 
 def test_a_record_from_before_a_field_was_there_has_its_default(tmp_path):
     path, run = tmp_path / "bench.jsonl", Run("LoRA", 3, (5,))
-    record = run.key(5)
+    record = run.key(5) | MEASURED
     del record["hold_background"]
     append_records(path, [record])
     assert finished(path, [run]) == [record]
@@ -117,7 +131,7 @@ def test_a_comparison_has_files_of_its_own(options, name):
 
 def test_what_there_is_not_is_named():
     assert {run.method for run in runs_of(methods=("LoRA",))} == {"LoRA"}
-    with pytest.raises(ValueError, match="no method Lora; choose from E4T"):
+    with pytest.raises(ValueError, match="no method 'Lora'; choose one of E4T"):
         Comparison(methods=("Lora",))
-    with pytest.raises(ValueError, match="no comparison 'fast'; take full, quick or search"):
+    with pytest.raises(ValueError, match="no kind of comparison 'fast'; choose one of full"):
         Comparison(kind="fast")

@@ -50,6 +50,22 @@ def test_votes_survive_a_restart(tmp_path):
         study.vote("middle")
 
 
+def test_a_vote_that_cannot_be_written_is_asked_for_again(tmp_path):
+    (tmp_path / "votes").write_text("in the way of a folder")
+    study = Study(TRIALS[:1], tmp_path / "votes" / "votes.jsonl", "synthetic voter")
+    page = StudyPage(study)
+    with pytest.raises(OSError):
+        study.vote("left")
+    assert len(study.remaining) == 3
+    _, _, buttons = page.children
+    buttons.children[0].click()
+    assert "Not kept" in page.question.value
+    assert len(study.remaining) == 3
+    (tmp_path / "votes").unlink()
+    buttons.children[0].click()
+    assert "2 to go" in page.question.value
+
+
 def test_the_page_hides_methods_and_counts_down(tmp_path):
     path = tmp_path / "votes.jsonl"
     page = StudyPage(Study(TRIALS[:1], path, "synthetic voter"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import DATA
-from .loading import load_model, load_picture
+from .loading import load_model, load_picture, local
 from .options import BaseOptions, MemoryOptions, Out, Prompts, Steps, command
 from .writing import follow, write_pictures
 
@@ -72,16 +72,18 @@ def personalize(
     out: Out = Path("outputs/concept"),
 ):
     """Learn the concept of one PICTURE, save it as a folder, and draw it."""
-    from ..files import check_target
     from ..sample import sample
+    from ..stored import check_target
     from ..train import PERSONALIZATION, personalize
 
+    check_target(
+        out, picture=picture, mask=subject.mask, weights=domain.folder, base=local(base.base)
+    )
     image = load_picture(picture, subject.box, subject.mask)
     mask = None
     if subject.mask:  # then the encoder sees what lies around the subject too, as in phase 1
         mask = image.getchannel("A")
         image = image.convert("RGB")
-    check_target(out)
     model = load_model(domain.folder, base)
     model.placeholder.tokenize(prompt)  # refuses what S* is missing in, before the training
     if learning.checkpointing:
@@ -103,9 +105,12 @@ def sample(
     seed: int = 0,
 ):
     """Draw a CONCEPT that `personalize` saved."""
+    from ..files import check_writable
     from ..sample import sample
 
+    folder = out or concept / "pictures"
     model = load_model(concept, base)
+    check_writable(folder / "picture.png")
     model.placeholder.tokenize(prompt)
     if model.picture is None:
         raise ValueError(
@@ -113,4 +118,4 @@ def sample(
             "Make a concept with `e4t personalize PICTURE`."
         )
     pictures = sample(model, prompt, steps=steps, guidance=guidance, seed=seed)
-    write_pictures(out or concept / "pictures", pictures, prompt)
+    write_pictures(folder, pictures, prompt)

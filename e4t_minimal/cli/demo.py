@@ -27,14 +27,13 @@ def demo(
     from ..evaluation.judge import Judge
     from ..evaluation.prompts import PROMPTS
     from ..evaluation.scores import score
-    from ..files import replacing
+    from ..files import check_file, replacing
     from ..inspection.plots import gallery
     from ..pictures import square
     from ..sample import sample
     from ..train import PERSONALIZATION, personalize
 
-    if out.is_dir():
-        raise ValueError(f"--out is the PNG file to write, but {out} is a folder.")
+    check_file(out, picture=picture)
     image = load_picture(picture or DATA / "faces" / "face-00.png")
     model = load_model(DATA / "e4t-face", BaseOptions("toy"))
     templates = [prompt.template for prompt in PROMPTS]

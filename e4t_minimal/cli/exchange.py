@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .loading import load_model
+from .loading import load_model, local
 from .options import BaseOptions, Out, command
 
 
@@ -15,8 +15,11 @@ def export(concept: Path, base: BaseOptions, out: Out = Path("outputs/export")):
 
     A textual-inversion embedding and merged attention weights.
     """
+    from ..files import check_apart, check_new
     from ..scaling.convert import export
 
+    check_apart(out, concept=concept)
+    check_new(out)
     export(load_model(concept, base), out)
     names = ", ".join(sorted(path.name for path in out.iterdir()))
     typer.echo(f"{out}  {names}; S* is fixed there, no longer predicted at every step")
@@ -33,10 +36,10 @@ def import_weights(
 ):
     """Take over the weight offsets of a public E4T checkpoint; its encoder cannot be."""
     from ..base import load_base
-    from ..files import check_target
     from ..scaling.convert import import_public
+    from ..stored import check_target
 
-    check_target(out)
+    check_target(out, checkpoint=folder, base=local(base))
     model, notes = import_public(folder, load_base(base), class_word)
     model.save_pretrained(out, imported=str(folder.name))
     typer.echo("\n".join([*notes, str(out)]))

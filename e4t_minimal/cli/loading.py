@@ -52,7 +52,7 @@ def load_base_of(
 ) -> "Base":
     """The base that an E4T folder was made for ("toy" without one), unless another is named."""
     from ..base import VISION, load_base
-    from ..files import read_config
+    from ..stored import read_config
 
     config = read_config(weights) if weights else {"base": "toy"}
     return load_base(
@@ -64,12 +64,18 @@ def load_base_of(
     )
 
 
+def local(base: str | None) -> Path | None:
+    """The folder that a base is read from, if that is one."""
+    return Path(base) if base not in (None, "toy") and Path(base).is_dir() else None
+
+
 def number_format(name: str) -> "torch.dtype":
     """The torch dtype of fp32, bf16 or fp16; ValueError for another."""
     import torch
 
-    if name not in DTYPES:
-        raise ValueError(f"There is no number format {name!r}; choose one of {', '.join(DTYPES)}.")
+    from ..checks import choice
+
+    choice("number format", name, DTYPES)
     return getattr(torch, DTYPES[name])
 
 

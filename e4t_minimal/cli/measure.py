@@ -50,17 +50,22 @@ def evaluate(
 
     from ..base import load_base
     from ..evaluation.scores import evaluate
+    from ..files import check_file
+    from ..stored import read_config
     from ..train import PERSONALIZATION
 
     if not re.fullmatch(r"\d+(,\d+)*", steps):
         raise ValueError(f"--steps takes whole numbers with commas, such as 0,5,15, not {steps!r}.")
     stops = sorted({int(number) for number in steps.split(",")})
+    measured = people.people()
     weights = weights or DATA / f"e4t-{people.domain}"
+    read_config(weights)
+    check_file(out, weights=weights)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False):
         report = evaluate(
             load_base("toy"),
             weights,
-            people.people(),
+            measured,
             tuple(stops),
             schedule.change(PERSONALIZATION),
         )
@@ -193,5 +198,7 @@ def speed(
 ):
     """Seconds of sampling against the stock pipeline's, and of a step against a LoRA step's."""
     from ..evaluation.speed import measure
+    from ..files import check_file
 
+    check_file(out)
     write_report(measure(narrow, resolution, repeats), out)

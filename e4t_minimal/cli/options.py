@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import one_sentence
+
 if TYPE_CHECKING:
     from ..train import Schedule
 
@@ -100,7 +102,7 @@ class ScheduleOptions:
 def command(function: Callable) -> Callable:
     """What typer can call: with an option for every field of the function's dataclasses.
 
-    A bad input ends in one sentence and exit status 2, not in a traceback.
+    A bad input ends in one sentence, not in a traceback; see `errors`.
     """
     parameters = inspect.signature(function, eval_str=True).parameters
     groups = {
@@ -111,13 +113,11 @@ def command(function: Callable) -> Callable:
 
     @wraps(function)
     def run(**given):
-        for name, group in groups.items():
-            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
-        try:
+        with one_sentence("e4t"):
+            for name, group in groups.items():
+                own = {field.name: given.pop(field.name) for field in fields(group)}
+                given[name] = group(**own)
             function(**given)
-        except (ValueError, OSError) as error:
-            typer.secho(f"e4t: {error}", fg="red", err=True)
-            raise typer.Exit(2) from None
 
     options = list(_options_of(parameters.values()))
     run.__signature__ = inspect.Signature(options)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .loading import number_format
+from .loading import local, number_format
 from .options import Checkpointing, Dtype, EightBit, Report, Resolution, command
 from .writing import write_report
 
@@ -51,9 +51,11 @@ def plan(
     out: Report = None,
 ):
     """Peak memory and stored bytes of both phases on one device, without allocating them."""
+    from ..files import check_file
     from ..scaling.architectures import read_architecture
     from ..scaling.plan import PHASES, plan
 
+    check_file(out, base=local(base))
     architecture, torch_dtype = read_architecture(base), number_format(dtype)
     plans = {}
     for phase, default in PHASES.items():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from .loading import load_base_of
+from .loading import load_base_of, local
 from .options import BaseOptions, MemoryOptions, Out, Resolution, command
 from .writing import follow
 
@@ -125,10 +125,16 @@ class RunOptions:
     ] = False
     cpu: Annotated[bool, typer.Option(help="Not on a GPU.")] = False
 
-    def check(self) -> None:
-        """ValueError if something else lies where it should be written."""
+    def check(self, **sources: str | Path | None) -> None:
+        """ValueError if something else lies where it should be written, or nothing can be."""
+        from ..files import OWN, check_apart, check_writable
+
+        check_apart(self.out, **sources)
+        check_writable(self.out / "state.safetensors")
         if not self.resume:
-            if self.out.exists() and any(self.out.iterdir()):
+            # what a run that was killed before its first state has left is no obstacle
+            names = [path.name for path in self.out.iterdir()] if self.out.exists() else []
+            if not all(name.startswith(OWN) for name in names):
                 raise ValueError(
                     f"{self.out} is not empty; nothing was written. Go on from it with --resume, "
                     "or choose another --out."
@@ -162,7 +168,7 @@ def pretrain(
     from ..scaling.folders import Pictures
     from ..train import PRETRAINING
 
-    run.check()
+    run.check(pictures=source, weights=start.weights, base=local(start.base))
     started = Run(run.out, resume=run.resume).started_with()
     start = _as_started(context, started, start)
     learning = _as_started(context, started, learning)

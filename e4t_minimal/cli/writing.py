@@ -1,8 +1,8 @@
 """What commands leave behind: pictures, reports, and a bar while they work."""
 
 import json
-import re
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ def write_report(report: dict, path: Path | None) -> None:
     """Print a report, and write it if there is a path."""
     from ..files import replacing
 
-    text = json.dumps(report, indent=2)
+    text = json.dumps(report, indent=2, allow_nan=False)  # a NaN is no result
     typer.echo(text)
     if path:
         with replacing(path) as new:
@@ -27,13 +27,35 @@ def write_report(report: dict, path: Path | None) -> None:
 
 
 def write_pictures(folder: Path, pictures: list["Image.Image"], prompts: list[str]) -> None:
-    """One PNG each, named after its prompt."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, (picture, prompt) in enumerate(zip(pictures, prompts, strict=True)):
-        words = "-".join(re.findall("[A-Za-z0-9]+", prompt))
-        path = folder / f"{i:02d}-{words[:60]}.png"
-        picture.save(path)
-        typer.echo(f"{path}  {prompt}")
+    """One PNG each, numbered and named after its prompt, beside those that are there already."""
+    from ..files import locked
+
+    with locked(folder):  # of two processes, one numbers after the other
+        for picture, prompt in zip(pictures, prompts, strict=True):
+            path = _write_new(folder, readable(prompt), picture)
+            typer.echo(f"{path}  {prompt}")
+
+
+def _write_new(folder: Path, name: str, picture: "Image.Image") -> Path:
+    """NUMBER-NAME.png with the first number that no picture in the folder has."""
+    from ..files import replacing
+
+    number = 0
+    while any(folder.glob(f"{number:02d}-*")):
+        number += 1
+    path = folder / f"{number:02d}-{name}.png"
+    with replacing(path) as new:
+        picture.save(new)
+    return path
+
+
+def readable(prompt: str, limit: int = 120) -> str:
+    """A prompt in any script as part of a file's name: its letters, marks and digits."""
+    text = unicodedata.normalize("NFC", prompt)
+    kept = [letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in text]
+    words = "-".join("".join(kept).split())
+    cut = words.encode("utf-8", "ignore")[:limit]  # bytes: what file systems limit
+    return cut.decode("utf-8", "ignore").strip("-") or "picture"
 
 
 def follow(

@@ -12,11 +12,15 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from .. import DATA
+from .. import DATA, checks
 from ..base import Base, load_base
-from ..world import Scene, draw, identity
+from ..errors import one_sentence
+from ..files import check_writable, replacing
+from ..stored import read_model
+from ..world import DOMAINS, Scene, draw, identity
 from .baselines import METHODS, Method, class_pictures, model_for, personalize_with, stored_bytes
 from .judge import Judge
 from .pictures import picture_path, strip
@@ -29,6 +33,25 @@ KEPT = 6  # the first people's last pictures are kept, for galleries and the use
 BATCH = 16  # pictures of a step, which STOPS and the learning rates of METHODS go with
 STOPS = (0, 5, 10, 15, 25, 50, 100)  # numbers of steps to score, up to a method's own
 QUICK_STOPS = (10, 20)
+
+
+class Record(BaseModel):
+    """A line of a JSON Lines file: what was measured at one stop of a `Run`, and its key."""
+
+    model_config = ConfigDict(extra="allow")
+
+    method: str
+    person: int = Field(ge=0)
+    steps: int = Field(ge=0)
+    identity: float
+    identity_plain: float
+    identity_background: float
+    prompt: float
+    diversity: float
+    seconds: float = Field(ge=0)
+    bytes: int = Field(ge=0)
+    peak_megabytes: int | None
+    commit: str | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +77,11 @@ class Run:
         del key["stops"]
         return key
 
+    @property
+    def folder(self) -> Path:
+        """Of the E4T that is used."""
+        return DATA / f"e4t-{self.weights or self.domain}"
+
     def as_method(self) -> Method:
         """The method with this run's rates."""
         method = METHODS[self.method]
@@ -70,10 +98,9 @@ class Run:
         """
         method, one = self.as_method(), identity(self.domain, self.split, self.person)
         image, _, mask = draw(one, Scene())
-        folder = DATA / f"e4t-{self.weights or self.domain}"
         seed = self.seed + self.person
         schedule = method.schedule.replace(steps=max(self.stops), batch=self.batch, seed=seed)
-        with model_for(method, base, self.domain, folder, seed) as model:
+        with model_for(method, base, self.domain, self.folder, seed) as model:
             loop = personalize_with(method, model, image, mask, prior, schedule)
             seconds = 0.0
             for step in range(max(self.stops) + 1):
@@ -115,13 +142,13 @@ class Comparison:
     hold_background: bool = False
 
     def __post_init__(self):
-        if self.kind not in ("full", "quick", "search"):
-            raise ValueError(f"There is no comparison {self.kind!r}; take full, quick or search.")
-        if unknown := set(self.methods) - set(METHODS):
-            raise ValueError(
-                f"There is no method {', '.join(sorted(unknown))}; "
-                f"choose from {', '.join(METHODS)}."
-            )
+        checks.choice("kind of comparison", self.kind, ("full", "quick", "search"))
+        for method in self.methods:
+            checks.choice("method", method, METHODS)
+        checks.choice("domain", self.domain, DOMAINS)
+        checks.choice("domain to use the E4T of", self.weights or self.domain, DOMAINS)
+        checks.whole(2, 10_000, identities=self.identities, batch=self.batch)
+        checks.seed(self.seed)
 
     def replace(self, **changes) -> "Comparison":
         return replace(self, **changes)
@@ -194,9 +221,12 @@ def peak_megabytes() -> int | None:
 def execute(path: Path, runs: list[Run]) -> list[dict]:
     """Do what the JSON Lines file `path` does not hold yet; return the records of all `runs`.
 
-    ValueError if a run breaks off.
+    ValueError if a run breaks off; what a run needs is looked at before the first one begins.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    finished(path, runs)
+    check_writable(path)
+    for folder in {run.folder for run in runs}:
+        read_model(folder)
     for method in dict.fromkeys(run.method for run in runs):
         own = [run for run in runs if run.method == method]
         missing = [run for run in own if len(finished(path, [run])) < len(run.stops)]
@@ -210,7 +240,7 @@ def finished(path: Path, runs: list[Run]) -> list[dict]:
     wanted = [run.key(step) for run in runs for step in run.stops]
     names = list(wanted[0]) if wanted else []
     found = []
-    for record in read_records(path):
+    for record in map(BaseModel.model_dump, read_records(path, Record)):
         # a record that is older than a field has its default
         key = {name: record.get(name, DEFAULTS.get(name)) for name in names}
         if key in wanted:
@@ -222,7 +252,11 @@ def _in_own_process(path: Path, runs: list[Run]):
     """All runs of one method, so that its peak memory is its own."""
     worker = multiprocessing.get_context("spawn").Process(target=_work, args=(path, runs))
     worker.start()
-    worker.join()
+    try:
+        worker.join()
+    finally:  # also when this process is told to stop
+        worker.terminate()
+        worker.join()
     if worker.exitcode:
         raise ValueError(
             f"The run of {runs[0].method} broke off with status {worker.exitcode}. What is "
@@ -231,6 +265,11 @@ def _in_own_process(path: Path, runs: list[Run]):
 
 
 def _work(path: Path, runs: list[Run]):
+    with one_sentence("e4t bench"):
+        _measure(path, runs)
+
+
+def _measure(path: Path, runs: list[Run]):
     first, base, judge, code = runs[0], load_base("toy"), Judge.from_pretrained(), commit()
     prior = None
     half = torch.autocast("cpu", torch.bfloat16, enabled=first.bf16, cache_enabled=False)
@@ -246,5 +285,5 @@ def _work(path: Path, runs: list[Run]):
 
 
 def _keep(path: Path, pictures: list[Image.Image]):
-    path.parent.mkdir(exist_ok=True)
-    strip(pictures).save(path, quality=92)
+    with replacing(path) as new:
+        strip(pictures).save(new, quality=92)

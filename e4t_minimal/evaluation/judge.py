@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import nn
 
 from .. import DATA
 from ..pictures import square
+from ..reading import check_alike, read_tensors
 from ..world import DOMAINS, EXPRESSIONS, Identity
 from ..world.scenery import BACKGROUNDS, STYLES
 
@@ -93,15 +93,11 @@ class Judge(nn.Module):
                 f"No judge at {folder}: model.safetensors not found. "
                 "Train one with `python -m e4t_minimal.training judge`."
             )
-        judge = cls()
-        stored = load_file(path)  # in fp16; counters of batches are whole numbers
-        judge.load_state_dict(
-            {
-                key: value.float() if value.is_floating_point() else value
-                for key, value in stored.items()
-            }
-        )
-        return judge.eval()
+        judge = cls().half()  # as it is stored; counters of batches stay whole numbers
+        stored = read_tensors(path)
+        check_alike(str(path), stored, judge.state_dict())
+        judge.load_state_dict(stored)
+        return judge.float().eval()
 
 
 def _head(question: str) -> str:

@@ -2,30 +2,25 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+from ..reading import read_json_lines
 
 
-def read_records(path: Path) -> list[dict]:
+def read_records(path: Path, schema: Any = None) -> list:
     """The records of a file, [] if there is no file.
 
-    A line that a stopped program left half-written does not count.
+    A line that a stopped program left half-written does not count. schema: of pydantic; ValueError
+    for a line that is no such record.
     """
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records
+    return read_json_lines(path, schema or dict[str, Any]) if path.exists() else []
 
 
 def append_records(path: Path, records: list[dict]):
     """Add records, on lines of their own even if the last one was left half-written."""
+    lines = [json.dumps(record, allow_nan=False) + "\n" for record in records]
     path.parent.mkdir(parents=True, exist_ok=True)
-    half_written = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+    if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):
+        lines.insert(0, "\n")
     with open(path, "a", encoding="utf-8") as file:
-        if half_written:
-            file.write("\n")
-        for record in records:
-            file.write(json.dumps(record) + "\n")
+        file.write("".join(lines))

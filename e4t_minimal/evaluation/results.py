@@ -1,10 +1,12 @@
 """What `e4t bench` has found: records to a summary and a table."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
+from ..reading import read_json
 from .baselines import METHODS
 from .scores import interval
 
@@ -119,15 +121,28 @@ def _means(records: list[dict], factor: float) -> dict[str, float]:
     return means
 
 
+class Measured(BaseModel):
+    """What is known of one method."""
+
+    model_config = ConfigDict(extra="allow")
+
+    steps: dict[int, dict[str, Any]]  # {number of steps: {score: ...}}
+
+
+class Report(BaseModel):
+    """What a report must hold; the rest is as `e4t bench` has written it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    methods: dict[str, Measured]
+
+
 def read_report(path: Path) -> dict:
     """What `e4t bench` has written beside its picture.
 
     Numbers of steps, which JSON keeps as text, are numbers again.
     """
-    report = json.loads(path.read_text())
-    for found in report["methods"].values():
-        found["steps"] = {int(n): at for n, at in found["steps"].items()}
-    return report
+    return read_json(path, Report).model_dump()
 
 
 def table(summary: dict[str, dict]) -> dict[str, dict[str, str]]:

@@ -9,12 +9,27 @@ from dataclasses import dataclass
 from itertools import combinations
 from math import sqrt
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
+from pydantic import BaseModel, ConfigDict
 
 from .records import append_records, read_records
 
 CHOICES = ("left", "right", "neither")
+
+
+class Vote(BaseModel):
+    """A line of a file of votes."""
+
+    model_config = ConfigDict(extra="allow")
+
+    voter: str
+    person: str
+    prompt: str
+    left: str
+    right: str
+    choice: Literal[CHOICES]
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,7 @@ class Study:
     def __init__(self, trials: list[Trial], votes: str | Path, voter: str, seed: int = 0):
         self.path = Path(votes)
         self.voter = voter
-        own = [vote for vote in read_records(self.path) if vote["voter"] == voter]
+        own = [vote for vote in read_votes(self.path) if vote["voter"] == voter]
         done = {
             (vote["person"], vote["prompt"], frozenset((vote["left"], vote["right"])))
             for vote in own
@@ -86,7 +101,7 @@ class Study:
         """
         if choice not in CHOICES:
             raise ValueError(f"A vote is 'left', 'right' or 'neither', not {choice!r}.")
-        asked = self.remaining.pop(0)
+        asked = self.remaining[0]
         record = {
             "voter": self.voter,
             "person": asked.trial.person,
@@ -97,6 +112,12 @@ class Study:
             "time": time.time(),
         }
         append_records(self.path, [record | more])
+        del self.remaining[0]  # only now: a vote that cannot be written is asked for again
+
+
+def read_votes(path: Path) -> list[dict]:
+    """The votes of a JSON Lines file; ValueError for a line that is none."""
+    return [vote.model_dump() for vote in read_records(path, Vote)]
 
 
 def win_rates(votes: list[dict]) -> dict[str, dict]:

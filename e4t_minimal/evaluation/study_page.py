@@ -1,5 +1,6 @@
 """A user study as one page in a notebook."""
 
+import html
 import io
 
 import ipywidgets as widgets
@@ -24,8 +25,12 @@ class StudyPage(widgets.VBox):
         button = widgets.Button(description=label)
 
         def vote(_):
-            self.study.vote(choice)
-            self._show()
+            try:
+                self.study.vote(choice)
+            except (OSError, ValueError) as error:
+                self.question.value = f"<b>Not kept:</b> {html.escape(str(error))} Try once more."
+            else:
+                self._show()
 
         button.on_click(vote)
         return button

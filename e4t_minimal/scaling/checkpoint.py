@@ -5,14 +5,16 @@ No pickle: nothing in the file can be run.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from ..files import replacing
+from ..reading import check_alike, parse_json, read_tensors, read_texts
 
 Tensors = dict[str, torch.Tensor]
+Averages = dict[int, dict[str, int | float]]  # what of an optimizer's state are plain numbers
 
 
 def save_state(
@@ -32,7 +34,7 @@ def save_state(
         save_file(tensors, new, metadata=texts)
 
 
-def _split(state: dict[int, dict]) -> tuple[Tensors, dict[int, dict]]:
+def _split(state: dict[int, dict]) -> tuple[Tensors, Averages]:
     """An optimizer's state as tensors, and what are plain numbers in it.
 
     8-bit Adam counts its steps in a plain number, PyTorch's in a tensor.
@@ -52,31 +54,52 @@ def _stored(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu().clone().contiguous()
 
 
-def load_state(path: Path, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensors], dict]:
-    """(parts, facts) as they were saved; the optimizer gets its averages back."""
-    facts = _read_texts(path)
-    state = {int(i): numbers for i, numbers in facts.pop("optimizer", {}).items()}
-    parts: dict[str, Tensors] = {}
-    for key, tensor in load_file(path).items():
+def load_state(
+    path: Path, optimizer: torch.optim.Optimizer, like: dict[str, Tensors]
+) -> dict[str, Tensors]:
+    """The parts as they were saved; the optimizer gets its averages back.
+
+    like: what the parts are now, so that they have the same names, shapes and dtypes. ValueError,
+    with nothing changed, if they have not, or if the averages are not this optimizer's.
+    """
+    state = _read_averages(path)
+    parts: dict[str, Tensors] = {part: {} for part in like}
+    for key, tensor in read_tensors(path).items():
         part, _, name = key.partition(".")
         if part == "optimizer":
             i, _, name = name.partition(".")
             state.setdefault(int(i), {})[name] = tensor
         else:
             parts.setdefault(part, {})[name] = tensor
+    for part, tensors in like.items():
+        check_alike(f"the {part} in {path}", parts[part], tensors)
+    _check_averages(path, state, optimizer)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return parts, facts
+    return parts
 
 
-def read_facts(path: Path) -> dict:
-    """Only the facts, without the tensors."""
-    facts = _read_texts(path)
-    facts.pop("optimizer", None)
-    return facts
+def read_facts(path: Path, schema: Any = None) -> Any:
+    """Only the facts, without the tensors; schema: see `parse_json`."""
+    texts = read_texts(path)
+    texts.pop("optimizer", None)
+    entries = ",".join(f"{json.dumps(name)}:{text}" for name, text in texts.items())
+    return parse_json("{" + entries + "}", str(path), schema)
 
 
-def _read_texts(path: Path) -> dict:
-    with safe_open(path, "pt") as file:
-        texts = file.metadata() or {}
-    return {name: json.loads(text) for name, text in texts.items()}
+def _read_averages(path: Path) -> Averages:
+    texts = read_texts(path)
+    if "optimizer" not in texts:
+        raise ValueError(f"{path} does not hold what the optimizer has averaged.")
+    return parse_json(texts["optimizer"], f"optimizer in {path}", Averages)
+
+
+def _check_averages(path: Path, state: dict[int, dict], optimizer: torch.optim.Optimizer):
+    """ValueError unless every parameter that has averages has all of them, in its shape."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    needed = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.AdamW) else ()
+    for i, entries in state.items():
+        known = 0 <= i < len(parameters) and set(needed) <= set(entries)
+        shapes = [entries[name].shape for name in needed if known and name != "step"]
+        if not known or any(shape != parameters[i].shape for shape in shapes):
+            raise ValueError(f"{path} holds the averages of another optimizer (parameter {i}).")

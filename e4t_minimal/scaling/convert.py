@@ -1,18 +1,20 @@
 """Files of other tools. In: the offsets of the one public E4T checkpoint format. Out: a concept."""
 
-import json
-import pickle
+import os
 import re
 from pathlib import Path
 
 import torch
 from PIL import Image
+from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save_file
 
 from ..base import Base, path_of
-from ..files import filling
+from ..checks import reason
+from ..files import check_apart, check_new, replacing_folder
 from ..model import E4T
 from ..offsets import FoldedOffset, attention_projections
+from ..reading import read_json, read_tensors
 from .fixed import fixed_word
 
 # a tensor of their weight_offsets.pt: attention layer, projection, and which tensor of the offset
@@ -52,30 +54,41 @@ def import_public(
     return model, notes
 
 
-def _read_public(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
+class PublicConfig(BaseModel):
+    """What we take from their config.json."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    domain_class_token: str | None = None
+    pretrained_args: "PublicConfig | None" = None
+
+
+def _read_public(folder: Path) -> tuple[dict[str, torch.Tensor], PublicConfig]:
     """(tensors of weight_offsets.pt, config.json). Nothing in the files is run."""
     try:
-        tensors = torch.load(folder / "weight_offsets.pt", map_location="cpu", weights_only=True)
+        tensors = read_tensors(folder / "weight_offsets.pt")
         path = folder / "config.json"
-        config = json.loads(path.read_text()) if path.exists() else {}
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        config = read_json(path, PublicConfig) if path.exists() else PublicConfig()
+    except (OSError, ValueError) as error:
         raise ValueError(
-            f"{folder} is no checkpoint of mkshing/e4t-diffusion: its weight_offsets.pt is "
-            f"missing, damaged, or holds more than tensors ({type(error).__name__})."
+            f"{folder} is no checkpoint of mkshing/e4t-diffusion ({reason(error, 400)})."
         ) from None
     return tensors, config
 
 
-def _public_class_word(config: dict) -> str | None:
-    arguments = config.get("pretrained_args", {})
-    return config.get("domain_class_token") or arguments.get("domain_class_token")
+def _public_class_word(config: PublicConfig) -> str | None:
+    if config.domain_class_token or config.pretrained_args is None:
+        return config.domain_class_token
+    return config.pretrained_args.domain_class_token
 
 
 def fold_public(tensors: dict[str, torch.Tensor]) -> dict[str, FoldedOffset]:
     """`weight_offsets.pt` of mkshing/e4t-diffusion -> {name: our folded offset}, without loss.
 
-    ValueError for another layout.
+    ValueError for another layout, or none at all.
     """
+    if not tensors:
+        raise ValueError("The file of weight offsets is empty: there is nothing to import.")
     by_name: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         match = PUBLIC_NAME.fullmatch(key)
@@ -94,6 +107,10 @@ def fold_public(tensors: dict[str, torch.Tensor]) -> dict[str, FoldedOffset]:
             raise ValueError(
                 f"The offset of {name} lacks {error}: the file is not whole. Download it again."
             ) from None
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(
+                f"The parts of the offset of {name} do not fit each other ({reason(error)})."
+            ) from None
     return folded
 
 
@@ -104,6 +121,7 @@ def _public_factors(parts: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch
     Delta = linear_row(linear_column(y x^T)^T)^T. With C, c the column-wise and R, r the row-wise
     linear that is (R y)(C x)^T + (R 1) c^T + r 1^T: rank 3, as ours.
     """
+    _check_shapes(parts)
     x = parts["linear1.weight"] @ parts["v"] + parts["linear1.bias"]
     y = parts["linear2.weight"] @ parts["v"] + parts["linear2.bias"]
     C, c = parts["linear_column.weight"], parts["linear_column.bias"]
@@ -111,6 +129,16 @@ def _public_factors(parts: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch
     left = torch.stack([R @ y, R.sum(1), r], dim=1)
     right = torch.stack([C @ x, c, torch.ones_like(x)], dim=1)
     return left, right
+
+
+def _check_shapes(parts: dict[str, torch.Tensor]):
+    """RuntimeError for a bias or a constant that would only fit by being repeated."""
+    wanted = {"v": parts["linear1.weight"].shape[1:]}
+    for linear in ("linear1", "linear2", "linear_column", "linear_row"):
+        wanted[f"{linear}.bias"] = parts[f"{linear}.weight"].shape[:1]
+    for name, shape in wanted.items():
+        if parts[name].shape != shape:
+            raise RuntimeError(f"{name} is {list(parts[name].shape)}, not {list(shape)}")
 
 
 def merged(model: E4T) -> dict[str, torch.Tensor]:
@@ -130,33 +158,33 @@ def export(model: E4T, folder: str | Path, image: Image.Image | None = None) -> 
     image: of the concept; default: the one that it was personalized on. ValueError if there is
     none, or if the folder exists and is not empty.
     """
-    folder = Path(folder).resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(
-            f"{folder} exists and is not empty; nothing was written. Choose another name."
-        )
-    dtype, token = model.base.dtype, model.placeholder.token
+    folder = check_new(folder)
+    dtype, token, base = model.base.dtype, model.placeholder.token, path_of(model.base.name)
+    check_apart(folder, base=base)
+    if Path(base).is_dir():
+        base = os.path.realpath(base)  # the card lies elsewhere
     word = fixed_word(model, image)
     weights = {name: weight.to(dtype).contiguous().cpu() for name, weight in merged(model).items()}
-    card = CARD.format(token=token, base=path_of(model.base.name), size=len(word))
-    with filling(folder) as new:
+    card = CARD.format(token=token, base=base, size=len(word))
+    with replacing_folder(folder) as new:
         save_file({token: word.to(dtype).cpu()}, new / "embedding.safetensors")
         save_file(weights, new / "attention.safetensors")
-        (new / "README.md").write_text(card)
+        (new / "README.md").write_text(card, "utf-8")
 
 
 CARD = """# {token}, exported from e4t-minimal
 
-Made for the base `{base}`. With stock diffusers:
+With stock diffusers, in this folder:
 
 ```python
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-pipe = StableDiffusionPipeline.from_pretrained("{base}")
-pipe.load_textual_inversion("embedding.safetensors", token="{token}")
+base, token = {base!r}, {token!r}
+pipe = StableDiffusionPipeline.from_pretrained(base)
+pipe.load_textual_inversion("embedding.safetensors", token=token)
 pipe.unet.load_state_dict(load_file("attention.safetensors"), strict=False)
-pipe("a photo of {token}").images[0]
+pipe("a photo of " + token).images[0]
 ```
 
 `embedding.safetensors` is one vector of {size} numbers, as Textual Inversion makes it.

@@ -6,15 +6,19 @@ data_samples/).
 """
 
 import json
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..files import replacing
-from .loop import Training
+from ..errors import one_sentence
 
+if TYPE_CHECKING:
+    from .loop import Training
+
+PROGRAM = "e4t_minimal.training"
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 RUNS = Path("runs")
 Steps = Annotated[int | None, typer.Option(min=1, help="Optimizer steps (default: as shipped).")]
@@ -24,19 +28,55 @@ Device = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
 Start = Annotated[str, typer.Option(help='The base to go on from: "toy", or a folder.')]
 
 
+def command(function: Callable) -> Callable:
+    """A command of the app; a bad input ends in one sentence, not in a traceback."""
+    return app.command()(one_sentence(PROGRAM)(function))
+
+
 def write_report(path: Path, report: dict):
     """Print a report and write it as JSON."""
-    text = json.dumps(report, indent=2)
+    from ..files import replacing
+
+    text = json.dumps(report, indent=2, allow_nan=False)
     with replacing(path) as new:
         new.write_text(text + "\n")
     typer.echo(text)
 
 
-def train_part(training: Training, **options):
+def training_of(name: str, *options, **more) -> "Training":
+    """Of the module that is named, into its folder of runs/; what cannot be done is told now."""
+    from .loop import Training
+
+    training = Training(name, RUNS / name, *options, **more)
+    training.check()
+    return training
+
+
+def check_start(start: str, text: str | None = None):
+    """ValueError, told before any picture is drawn, if there is nothing to start from."""
+    from ..scaling.architectures import read_architecture
+
+    if start == "parts":
+        for part in ("clip/model", "clip/tokenizer", "vae/model"):
+            check_folder(RUNS / part, "train its parts first, with `clip` and `vae`")
+    else:
+        read_architecture(start)
+    if text is not None:
+        check_folder(Path(text), "give the folder of a text encoder, such as runs/text/model")
+
+
+def check_folder(folder: Path, advice: str):
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {folder}: {advice}.")
+
+
+def train_part(training: "Training", **options):
     """Run the module that is named as the part, and keep its report in the folder.
 
     options: what its `fit` takes besides; the report says which, for the card.
     """
+    if "start" in options:
+        check_start(**options)
     module = import_module(f".{training.name}", __package__)
     report = module.fit(training, **options)
     given = {name: value for name, value in options.items() if value is not None}
@@ -45,19 +85,19 @@ def train_part(training: Training, **options):
     write_report(training.folder / "report.json", report)
 
 
-@app.command()
+@command
 def clip(steps: Steps = 800, seed: Seed = 0, resume: Resume = False, device: Device = "cpu"):
     """Train a new CLIP and its tokenizer, into runs/clip."""
-    train_part(Training("clip", RUNS / "clip", steps, seed, resume, device, check_every=100))
+    train_part(training_of("clip", steps, seed, resume, device, check_every=100))
 
 
-@app.command()
+@command
 def vae(steps: Steps = 3000, seed: Seed = 0, resume: Resume = False, device: Device = "cpu"):
     """Train a new autoencoder, into runs/vae."""
-    train_part(Training("vae", RUNS / "vae", steps, seed, resume, device, check_every=250))
+    train_part(training_of("vae", steps, seed, resume, device, check_every=250))
 
 
-@app.command()
+@command
 def text(
     steps: Steps = 500,
     seed: Seed = 0,
@@ -66,11 +106,11 @@ def text(
     start: Start = "toy",
 ):
     """Teach the base's text encoder to say all that a caption says, into runs/text."""
-    training = Training("text", RUNS / "text", steps, seed, resume, device, check_every=100)
+    training = training_of("text", steps, seed, resume, device, check_every=100)
     train_part(training, start=start)
 
 
-@app.command()
+@command
 def unet(
     steps: Steps = 6000,
     seed: Seed = 0,
@@ -82,11 +122,11 @@ def unet(
     text: Annotated[str | None, typer.Option(help="Folder of another text encoder.")] = None,
 ):
     """Train U-Net and text encoder together, into runs/unet."""
-    training = Training("unet", RUNS / "unet", steps, seed, resume, device, cool=0.3)
+    training = training_of("unet", steps, seed, resume, device, cool=0.3)
     train_part(training, start=start, text=text)
 
 
-@app.command()
+@command
 def vision(
     steps: Steps = 1500,
     seed: Seed = 0,
@@ -95,11 +135,11 @@ def vision(
     start: Start = "toy",
 ):
     """Train the base's vision tower on, into runs/vision."""
-    training = Training("vision", RUNS / "vision", steps, seed, resume, device, check_every=100)
+    training = training_of("vision", steps, seed, resume, device, check_every=100)
     train_part(training, start=start)
 
 
-@app.command()
+@command
 def decoder(
     steps: Steps = 3000,
     seed: Seed = 0,
@@ -108,41 +148,49 @@ def decoder(
     start: Start = "toy",
 ):
     """Train the decoder of the base's autoencoder on, into runs/decoder."""
-    training = Training("decoder", RUNS / "decoder", steps, seed, resume, device, check_every=250)
+    training = training_of("decoder", steps, seed, resume, device, check_every=250)
     train_part(training, start=start)
 
 
-@app.command()
+@command
 def judge(steps: Steps = 1500, seed: Seed = 0, resume: Resume = False):
     """Train a new judge, into runs/judge."""
-    train_part(Training("judge", RUNS / "judge", steps, seed, resume, check_every=250))
+    train_part(training_of("judge", steps, seed, resume, check_every=250))
 
 
-@app.command()
+@command
 def check(
     base: str = str(RUNS / "unet/model"),
     judge: Annotated[str | None, typer.Option(help="A judge's folder (default: shipped).")] = None,
-    people: int = 64,
+    people: Annotated[int, typer.Option(min=1, max=256, help="Of each domain.")] = 64,
 ):
     """Let the judge look at what a base draws; the figures go to runs/check.json and its card."""
+    from ..files import check_file
+    from ..scaling.architectures import read_architecture
     from .check import check as look_at
 
+    check_file(RUNS / "check.json")
+    read_architecture(base)
     write_report(RUNS / "check.json", look_at(base, judge, people))
 
 
-@app.command()
+@command
 def probe(base: str = "toy"):
     """What a linear layer finds in the vision tower's [CLS] tokens, into runs/probe.json."""
+    from ..files import check_file
+    from ..scaling.architectures import read_architecture
     from .probe import probe as measure
 
+    check_file(RUNS / "probe.json")
+    read_architecture(base)
     write_report(RUNS / "probe.json", measure(base))
 
 
-@app.command()
+@command
 def e4t(
     domain: str = "face",
-    steps: int = 200,
-    dictionary_steps: int = 1000,
+    steps: Annotated[int, typer.Option(min=0, help="Of the paper's loss.")] = 200,
+    dictionary_steps: Annotated[int, typer.Option(min=0, help="Before that.")] = 1000,
     seed: Seed = 0,
     resume: Resume = False,
     device: Device = "cpu",
@@ -155,23 +203,26 @@ def e4t(
     write_report(folder / "report.json", fit(folder, domain, resume, device, **choices))
 
 
-@app.command()
+@command
 def ablate(
     names: Annotated[list[str] | None, typer.Argument(help="Variants (default: all).")] = None,
     domain: str = "face",
-    identities: int = 8,
-    steps: int = 10,
+    identities: Annotated[int, typer.Option(min=2)] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Of personalization.")] = 10,
     out: Path = Path("docs/results"),
 ):
     """What each choice of E4T is worth: train and measure variants with one thing changed."""
     from ..evaluation.ablations import ablate as measure
     from ..evaluation.scores import People
+    from ..files import check_file
 
     people = People(domain, identities)
-    measure(RUNS, out / f"ablation-{domain}.json", people, steps, names)
+    path = out / f"ablation-{domain}.json"
+    check_file(path)
+    measure(RUNS, path, people, steps, names)
 
 
-@app.command()
+@command
 def pack(what: Annotated[str, typer.Argument(help="toy-sd, judge, e4t-DOMAIN or faces.")]):
     """Copy what was trained from runs/ to data_samples/, with its card."""
     from . import pack as packer
@@ -186,8 +237,9 @@ def pack(what: Annotated[str, typer.Argument(help="toy-sd, judge, e4t-DOMAIN or 
     elif name == "e4t":
         packer.e4t(RUNS, domain)
     else:
-        raise typer.BadParameter("choose toy-sd, judge, e4t-DOMAIN or faces")
+        raise ValueError(f"Nothing is called {what!r}; choose toy-sd, judge, e4t-DOMAIN or faces.")
 
 
 if __name__ == "__main__":
-    app()
+    with one_sentence(PROGRAM):
+        app()

@@ -18,8 +18,8 @@ def check(base_name: str, judge_name: str | None = None, people: int = 64) -> di
     People: `people` of each domain by their own names, and as many held-out ones by description,
     smiling, on white. Scenes: every style with every background that it can show, in every domain.
     """
-    base = load_base(base_name)
     judge = Judge.from_pretrained(judge_name) if judge_name else Judge.from_pretrained()
+    base = load_base(base_name)
     report = {}
     for domain in DOMAINS:
         strangers = [identity(domain, "held-out", i) for i in range(people)]

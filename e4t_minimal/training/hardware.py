@@ -9,13 +9,13 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 CALLS = 5  # of each contender; about a second in all
 
 
-def autocast(device: str) -> torch.autocast:
-    """A context in which large products are in bf16, if that is faster on the device."""
+def autocast(device: str, half: bool | None = None) -> torch.autocast:
+    """A context in which large products are in bf16, by default if that is faster there."""
+    if half is None:
+        half = bf16_is_faster(device)
     # Without the cache: it would go on using half-precision copies of weights that an optimizer
     # has changed since.
-    return torch.autocast(
-        device, torch.bfloat16, enabled=bf16_is_faster(device), cache_enabled=False
-    )
+    return torch.autocast(device, torch.bfloat16, enabled=half, cache_enabled=False)
 
 
 def bf16_is_faster(device: str = "cpu") -> bool:
@@ -29,9 +29,16 @@ def bf16_is_faster(device: str = "cpu") -> bool:
     return half < 0.8 * single
 
 
+PROCESSORS = {"plain": AttnProcessor, "fused": AttnProcessor2_0}
+
+
+def set_attention(unet: torch.nn.Module, kind: str):
+    """kind: "plain" or "fused"; they differ in time, memory, and the last bits."""
+    unet.set_attn_processor(PROCESSORS[kind]())
+
+
 def choose_attention(unet: torch.nn.Module, device: str = "cpu") -> str:
-    """Set the U-Net's attention to what is faster forwards and backwards: "plain" or "fused"."""
-    processors = {"plain": AttnProcessor(), "fused": AttnProcessor2_0()}
+    """Set the U-Net's attention to what is faster forwards and backwards, and say which it is."""
     layer = next(module for name, module in unet.named_modules() if name.endswith("attn1"))
     width = layer.to_q.in_features
     hidden = torch.randn(8, 256, width, device=device, requires_grad=True)  # (B, N, D)
@@ -41,12 +48,12 @@ def choose_attention(unet: torch.nn.Module, device: str = "cpu") -> str:
 
     seconds = {}
     with autocast(device):
-        for name, processor in processors.items():
-            layer.set_processor(processor)
+        for name, of_class in PROCESSORS.items():
+            layer.set_processor(of_class())
             seconds[name] = _seconds(step)
     unet.zero_grad()
     faster = min(seconds, key=seconds.get)
-    unet.set_attn_processor(processors[faster])
+    set_attention(unet, faster)
     return faster
 
 

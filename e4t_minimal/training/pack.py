@@ -1,9 +1,6 @@
 """From `runs/` to `data_samples/`: trained folders, each with a card that says how it was made."""
 
-import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from diffusers import AutoencoderKL
@@ -11,7 +8,10 @@ from transformers import CLIPVisionModelWithProjection
 
 from .. import DATA
 from ..base import load_base
-from ..world import Scene, draw, identity
+from ..checks import choice
+from ..files import replacing_folder
+from ..reading import read_json
+from ..world import DOMAINS, Scene, draw, identity
 from .unet import save
 
 LICENCES = (
@@ -41,9 +41,6 @@ def toy_sd(runs: Path):
         base.vision = CLIPVisionModelWithProjection.from_pretrained(tower)
     if autoencoder.exists():
         base.vae = AutoencoderKL.from_pretrained(autoencoder)
-    target = DATA / "toy-sd"
-    with _replacing_folder(target) as new:
-        save(base, new)
     parts = [
         part
         for part in ("clip", "vae", "text", "unet", "vision", "decoder")
@@ -53,6 +50,9 @@ def toy_sd(runs: Path):
     figures = {"share as asked": _read(runs / "check.json")}
     if (runs / "probe.json").exists():
         figures["linear probe of the vision tower"] = _read(runs / "probe.json")
+    target = DATA / "toy-sd"
+    with replacing_folder(target) as new:
+        save(base, new)
     _write_card(
         target,
         "A toy Stable Diffusion",
@@ -68,8 +68,8 @@ def toy_sd(runs: Path):
 
 def judge(runs: Path):
     """The judge of runs/judge."""
-    target = DATA / "judge"
-    with _replacing_folder(target) as new:
+    target, report = DATA / "judge", _read(runs / "judge/report.json")
+    with replacing_folder(target) as new:
         shutil.copytree(runs / "judge/model", new, dirs_exist_ok=True)
     _write_card(
         target,
@@ -78,16 +78,16 @@ def judge(runs: Path):
         "style, background, expression and every identity attribute from a 64x64 picture. Trained "
         "on drawn pictures only; nothing that it scores is trained with it. Accuracies are on "
         "held-out identities.",
-        {"judge": _read(runs / "judge/report.json")},
+        {"judge": report},
     )
 
 
 def e4t(runs: Path, domain: str = "face"):
     """A domain's E4T of runs/e4t-DOMAIN."""
-    target = DATA / f"e4t-{domain}"
-    with _replacing_folder(target) as new:
+    choice("domain", domain, DOMAINS)
+    target, report = DATA / f"e4t-{domain}", _read(runs / f"e4t-{domain}/report.json")
+    with replacing_folder(target) as new:
         shutil.copytree(runs / f"e4t-{domain}/model", new, dirs_exist_ok=True)
-    report = _read(runs / f"e4t-{domain}/report.json")
     gaps = {
         f"conditioning gap after {row['phase']} step {row['step']}": row["gap"]
         for row in report["rows"]
@@ -117,22 +117,11 @@ def faces():
     )
 
 
-@contextmanager
-def _replacing_folder(target: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes the place of `target` once it is whole."""
-    new = target.with_name(f".{target.name}")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    try:
-        yield new
-        shutil.rmtree(target, ignore_errors=True)
-        new.rename(target)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
 def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """A report; ValueError if what it tells of has not been trained."""
+    if not path.exists():
+        raise ValueError(f"There is no {path}: train first, then pack.")
+    return read_json(path, dict)
 
 
 def _write_card(
