@@ -6,6 +6,7 @@ import torch
 from transformers import AddedToken
 
 from .base import Base
+from .hooking import check_hookable
 
 
 class Placeholder:
@@ -48,6 +49,7 @@ class Placeholder:
 
         embedding: None if no prompt has S*.
         """
+        check_hookable(text_encoder=self.base.text_encoder)
         if embedding is None:
             return self.base.text_encoder(ids).last_hidden_state
         here = ids == self.id  # (B, T)

@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 
 from .base import Base
 from .encoder import unet_features
+from .hooking import ONE_AT_A_TIME
 from .model import E4T
 
 DRAWN_AT_ONCE = 32  # pictures
@@ -58,18 +59,22 @@ def sample_steps(
     base = e4t.base if e4t else model
     scheduler = scheduler or base.scheduler
     prompts = _as_list(prompts)
-    ids = base.tokenize(["", *prompts], e4t and e4t.placeholder.tokenizer)  # (1 + B, T)
-    empty = base.text_encoder(ids[:1]).last_hidden_state.expand(len(prompts), -1, -1)
-    image_features = _image_features(e4t, prompts, image) if e4t else None
     embedding = offset = None
-    if image_features is None:  # no S*: the prompts say the same at every step
-        hidden = base.text_encoder(ids[1:]).last_hidden_state  # (B, T, D)
+    with ONE_AT_A_TIME:
+        ids = base.tokenize(["", *prompts], e4t and e4t.placeholder.tokenizer)  # (1 + B, T)
+        empty = base.text_encoder(ids[:1]).last_hidden_state.expand(len(prompts), -1, -1)
+        image_features = _image_features(e4t, prompts, image) if e4t else None
+        if image_features is None:  # no S*: the prompts say the same at every step
+            hidden = base.text_encoder(ids[1:]).last_hidden_state  # (B, T, D)
     scheduler.set_timesteps(steps, device=base.device)
     latents = start_noise(base, len(prompts), seed) * scheduler.init_noise_sigma
     for index, t in enumerate(scheduler.timesteps):
         latents = base.tap(f"latent[{int(t)}]", latents)
         z_t = scheduler.scale_model_input(latents, t)
-        with parametrize.cached():  # both passes see the same W (1 + Delta): compute it once
+        # both passes see the same W (1 + Delta): compute it once
+        with ONE_AT_A_TIME, parametrize.cached():
+            if e4t:
+                e4t.check_attached()
             with unet_features(base.unet) as features:
                 unconditional = base.predict(z_t, t, empty, "uncond")
             if image_features is not None:

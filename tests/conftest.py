@@ -15,7 +15,7 @@ OPTIONS = {"deadline": None, "database": None, "suppress_health_check": list(Hea
 settings.register_profile(
     "quick", max_examples=10, stateful_step_count=12, derandomize=True, **OPTIONS
 )
-settings.register_profile("soak", max_examples=100, stateful_step_count=40, **OPTIONS)
+settings.register_profile("soak", max_examples=300, stateful_step_count=40, **OPTIONS)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 

@@ -27,7 +27,22 @@ class Mutant:
     wrong: str
     test: str
     notebook: str
-    quick: bool = False
+    quick: bool = False  # it is tried in every `make test`, too
+
+    @property
+    def path(self) -> str:
+        return f"e4t_minimal/{self.file}"
+
+    def broken_code(self) -> str:
+        """The file's text with the mutant; ValueError if it no longer fits the code."""
+        code = (ROOT / self.path).read_text()
+        count = code.count(self.right)
+        if count != 1:
+            raise ValueError(
+                f"The mutant {self.name!r} wants {self.right!r} once in {self.file}; "
+                f"it is there {count} times. Write it anew."
+            )
+        return code.replace(self.right, self.wrong)
 
 
 MUTANTS = [
@@ -55,7 +70,6 @@ MUTANTS = [
         wrong="offset)",
         test="test_encoder.py::test_every_encoder_starts_as_the_class_word_and_learns",
         notebook="04",
-        quick=True,
     ),
     Mutant(
         "S* injected after the text encoder",
@@ -81,7 +95,6 @@ MUTANTS = [
         wrong="self.scheduler.add_noise(latents, noise, 999 - t)",
         test="test_train.py::test_noise_and_target_agree",
         notebook="07",
-        quick=True,
     ),
     Mutant(
         "offsets not applied to K",
@@ -133,7 +146,46 @@ MUTANTS = [
         wrong="t = t.clamp(max=end)",
         test="test_train.py::test_timesteps_exist_however_they_are_rounded",
         notebook="",
-        quick=True,
+    ),
+    Mutant(
+        "half of the offsets left after an error",
+        "hooking.py",
+        right="        _hang(modules, before)\n        raise",
+        wrong="        raise",
+        test="test_hooks.py::test_all_offsets_hang_or_none",
+        notebook="",
+    ),
+    Mutant(
+        "a copy's class shared with the original",
+        "hooking.py",
+        right="module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))",
+        wrong="assert shared",
+        test="test_hooks.py::test_a_deep_copy_and_its_original_part",
+        notebook="",
+    ),
+    Mutant(
+        "two threads at a time",
+        "hooking.py",
+        right="ONE_AT_A_TIME = RLock()",
+        wrong="ONE_AT_A_TIME = __import__('contextlib').nullcontext()",
+        test="test_hooks.py::test_two_drawings_at_once_in_two_threads_are_right",
+        notebook="",
+    ),
+    Mutant(
+        "the offsets missing on the way",
+        "sample.py",
+        right="            if e4t:\n                e4t.check_attached()\n",
+        wrong="",
+        test="test_hooks.py::test_also_in_the_middle_of_a_drawing_or_a_training",
+        notebook="",
+    ),
+    Mutant(
+        "places of a picture that is not square scrambled",
+        "inspection/heat.py",
+        right="side_of_places(places, latents)",
+        wrong="(int(places**0.5),) * 2",
+        test="test_trace.py::test_heat_maps_and_planes_have_the_shape_of_the_picture",
+        notebook="",
     ),
 ]
 
@@ -149,19 +201,8 @@ def broken(mutant: Mutant | None, folder: Path) -> Path:
     for name in ("data_samples", "docs", "pyproject.toml"):
         (folder / name).symlink_to(ROOT / name)
     if mutant:
-        _put_in(mutant, folder / "e4t_minimal" / mutant.file)
+        (folder / mutant.path).write_text(mutant.broken_code())
     return folder
-
-
-def _put_in(mutant: Mutant, path: Path):
-    code = path.read_text()
-    count = code.count(mutant.right)
-    if count != 1:
-        raise ValueError(
-            f"The mutant {mutant.name!r} wants {mutant.right!r} once in {mutant.file}; "
-            f"it is there {count} times. Write it anew."
-        )
-    path.write_text(code.replace(mutant.right, mutant.wrong))
 
 
 def passes(folder: Path, *arguments: str) -> bool:

@@ -13,9 +13,9 @@ def test_a_broken_module_is_noticed(mutant, tmp_path):
 
 
 def test_the_copy_alone_is_no_reason_to_fail(tmp_path):
-    assert passes_its_test(broken(None, tmp_path), MUTANTS[0])
+    assert passes_its_test(broken(None, tmp_path), next(m for m in MUTANTS if m.quick))
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
-def test_every_mutant_still_fits_the_code(mutant, tmp_path):
-    broken(mutant, tmp_path)
+def test_every_mutant_still_fits_the_code(mutant):
+    assert mutant.wrong in mutant.broken_code()
