@@ -19,7 +19,15 @@ import pytest
 from trying import LIST, OUTCOMES, record
 
 HERE = Path(__file__).resolve().parent
-FILES = ("test_inputs.py", "test_files.py", "test_hooks.py", "test_state_machine.py")
+FILES = (
+    "test_inputs.py",
+    "test_files.py",
+    "test_progress.py",
+    "test_distributed.py",
+    "test_hooks.py",
+    "test_state_machine.py",
+    "test_kills.py",
+)
 BAD = ("raw", "silent", "left over")
 
 

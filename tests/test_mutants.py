@@ -13,7 +13,8 @@ def test_a_broken_module_is_noticed(mutant, tmp_path):
 
 
 def test_the_copy_alone_is_no_reason_to_fail(tmp_path):
-    assert passes_its_test(broken(None, tmp_path), next(m for m in MUTANTS if m.quick))
+    quickest = [mutant for mutant in MUTANTS if mutant.quick][-1]
+    assert passes_its_test(broken(None, tmp_path), quickest)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
