@@ -12,10 +12,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from . import checks
 from .base import Base
 from .files import generator
 from .model import E4T, Batch
-from .pictures import on_backgrounds, transparency
+from .optimizers import adamw
+from .pictures import as_mask, mask_of, on_backgrounds, standardize
+from .regularizers import TERMS
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,15 @@ class Schedule:
     seed: int = 0
     micro: int | None = None  # pictures at a time: same gradients, less memory; None: all at once
     eight_bit: bool = False  # AdamW's averages in 8 bits (needs bitsandbytes)
+
+    def __post_init__(self):
+        checks.whole(0, checks.MANY, steps=self.steps)
+        micro = self.batch if self.micro is None else self.micro
+        checks.whole(1, 2**16, batch=self.batch, micro=micro)
+        checks.number(0, 1, lr=self.lr, offsets_lr=self.offsets_lr)
+        checks.number(0, 1e6, **self.weights)
+        checks.whole(0, 999, t_min=self.t_min, backgrounds=self.backgrounds)
+        checks.seed(self.seed)
 
     def replace(self, **changes) -> "Schedule":
         return replace(self, **changes)
@@ -78,22 +90,24 @@ def personalize(
     mask: where the subject is ("L", white; the paper has one for faces); default: the picture's
     transparency. prompt: default "a photo of S*". Changes the model, and sets `model.picture`.
     """
-    model.fold()
     # without the outside term the other backgrounds have no purpose
     backgrounds = schedule.backgrounds if schedule.weights.get("outside") else 0
     data = prepare_concept(model, picture, mask, prompt, backgrounds)
+    model.fold()
     yield from fit(model, data, schedule, parameter_groups(model, schedule))
 
 
 def fit(
-    model: E4T, data: Batch, schedule: Schedule, groups: list[dict], prior: Batch | None = None
+    model: E4T, data: Batch, schedule: Schedule, groups: list[dict], prior=None, state=None
 ) -> Iterator[Step]:
     """The training loop on one device, of both phases and of every baseline.
 
     groups: AdamW's parameter groups, all that learns. prior: pictures of the class, learned beside
-    (DreamBooth). In fp16 the loss is scaled, so that small gradients live.
+    (DreamBooth). In fp16 the loss is scaled, so that small gradients live. ValueError, with what
+    learns as it was a step before, when loss or gradients are no longer finite.
+    state: who keeps it on disk; load(optimizer) -> steps done, save(optimizer, steps done).
     """
-    _check_micro(schedule)
+    checks.whole_batch(TERMS, schedule)
     optimizer = adamw(groups, schedule.eight_bit)
     learned = [p for group in groups for p in group["params"]]
     loss = loss_function(model, schedule, learned)
@@ -105,7 +119,8 @@ def fit(
     def backward(value: torch.Tensor):
         scaler.scale(value).backward()
 
-    for index in range(schedule.steps):
+    first = state.load(optimizer) if state else 0
+    for index in range(first, schedule.steps):
         model.encoder.train()
         optimizer.zero_grad()
         drawn = draw_batch(model, data, schedule, index)
@@ -113,12 +128,16 @@ def fit(
         if prior is not None:
             drawn = draw_batch(model, prior, beside, index)
             losses["total"] += accumulate(loss_of_prior, *drawn, beside.micro, backward)["total"]
+        model.encoder.eval()
         scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(learned, 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(learned, 1.0)
+        # in fp16, infinite gradients tell the scaler to leave the step out
+        checks.still_finite(index, loss=losses["total"], gradients=0.0 if half else norm.item())
         scaler.step(optimizer)
         scaler.update()
-        model.encoder.eval()
         yield Step(index, losses)
+        if state:
+            state.save(optimizer, index + 1)
 
 
 def parameter_groups(model: E4T, schedule: Schedule) -> list[dict]:
@@ -128,20 +147,6 @@ def parameter_groups(model: E4T, schedule: Schedule) -> list[dict]:
         {"params": parts["encoder"], "lr": schedule.lr},
         {"params": parts["offsets"], "lr": schedule.offsets_lr},
     ]
-
-
-def adamw(groups: list[dict], eight_bit: bool = False) -> torch.optim.Optimizer:
-    """AdamW without weight decay; eight_bit: with its two averages in 8 bits (bitsandbytes)."""
-    if not eight_bit:
-        return torch.optim.AdamW(groups, weight_decay=0.0)
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError:
-        raise ValueError(
-            "8-bit Adam needs bitsandbytes, which is not installed: `pip install bitsandbytes`, "
-            "or do without."
-        ) from None
-    return AdamW8bit(groups, weight_decay=0.0)
 
 
 def loss_function(model: E4T, schedule: Schedule, learned: list[torch.nn.Parameter]) -> Callable:
@@ -203,14 +208,6 @@ def accumulate(
     return means
 
 
-def _check_micro(schedule: Schedule):
-    if schedule.micro and "contrastive" in schedule.weights:
-        raise ValueError(
-            "The contrastive term compares all pictures of a batch: it cannot be computed in "
-            "micro-batches. Leave out `micro`."
-        )
-
-
 def draw_batch(
     model: E4T, data: Batch, schedule: Schedule, index: int
 ) -> tuple[Batch, torch.Tensor, torch.Tensor]:
@@ -226,6 +223,7 @@ def draw_noise(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise (batch, C, h, w) and timesteps (batch,) from t_min up, spread evenly (our choice)."""
     end = base.scheduler.config.num_train_timesteps
+    checks.whole(0, end - 1, t_min=t_min)
     noise = torch.randn((batch, *like.shape[1:]), generator=g)
     # one in each of `batch` equal parts, which makes small batches less noisy
     places = torch.arange(batch) + torch.rand(batch, generator=g)
@@ -246,8 +244,11 @@ def prepare(
     """Everything about pictures that does not change during training, computed once.
 
     required: every prompt must mention S*. at_once: how many pictures go through autoencoder and
-    vision tower together, to save memory. ValueError if a mask shows nothing of its picture.
+    vision tower together, to save memory. ValueError if there are not as many prompts and masks as
+    pictures, or if a mask shows nothing of its picture.
     """
+    prompts = checks.texts(prompts)
+    checks.as_many(pictures=images, prompts=prompts, masks=masks)
     base = model.base
     latents, image_features = [], []
     for start in range(0, len(images), at_once):
@@ -266,7 +267,7 @@ def prepare(
 
 def _latent_masks(base: Base, masks: list[Image.Image], size: tuple[int, int]) -> torch.Tensor:
     """Masks as PIL pictures -> (B, 1, h, w) in [0, 1]."""
-    colored = [Image.merge("RGB", [mask.convert("L")] * 3) for mask in masks]
+    colored = [Image.merge("RGB", [as_mask(mask)] * 3) for mask in masks]
     whole = base.pixels(colored)[:, :1] / 2 + 0.5  # (B, 1, H, W)
     small = F.interpolate(whole, size, mode="area")
     if (small.mean(dim=(1, 2, 3)) < 1e-3).any():  # the loss divides by it
@@ -289,12 +290,8 @@ def prepare_concept(
     backgrounds: with a mask, the subject before so many other backgrounds; the encoder goes on
     seeing the picture itself. ValueError if mask and picture are of different sizes.
     """
-    if mask and mask.size != image.size:
-        raise ValueError(
-            f"The mask is {mask.width} x {mask.height}, its picture {image.width} x "
-            f"{image.height}: both must be of one size, since both are cropped alike."
-        )
-    mask = mask or transparency(image)
+    image, _ = standardize(image)
+    mask = mask_of(image, mask)
     prompt = prompt or f"a photo of {model.placeholder.token}"
     data = prepare(model, [image], [prompt], [mask] if mask else None)
     model.picture = image

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from e4t_minimal import DATA
 from e4t_minimal.cli.app import app
-from e4t_minimal.files import read_config
 from e4t_minimal.model import E4T
 from e4t_minimal.scaling.checkpoint import read_facts
+from e4t_minimal.stored import read_config
 
 FACES = DATA / "faces"
 
@@ -108,7 +108,7 @@ def test_a_resumed_run_with_another_option_is_refused(stopped, options):
 
 def test_the_same_option_again_is_no_other(stopped):
     options = ["--class-word", "robot", "--batch", 2, "--base", "toy", "--dtype", "bf16"]
-    done = e4t("pretrain", FACES, "--cpu", "--out", stopped, "--steps", 1, "--resume", *options)
+    done = e4t("pretrain", FACES, "--cpu", "--out", stopped, "--steps", 2, "--resume", *options)
     assert done.exit_code == 0, done.output
 
 

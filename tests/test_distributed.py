@@ -1,15 +1,18 @@
 """Two processes do what one does, and a stopped run goes on as if it had not stopped."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import datasets
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from e4t_minimal.base import load_base
 from e4t_minimal.model import E4T
@@ -48,8 +51,10 @@ def new_model(base, class_word="face", token="S*"):
 
 
 def train(model, pictures, schedule, run):
-    steps = list(pretrain_on(Accelerator(cpu=True), model, pictures, schedule, run))
-    model.detach()
+    try:
+        steps = list(pretrain_on(Accelerator(cpu=True), model, pictures, schedule, run))
+    finally:
+        model.detach()
     return Trained(steps, load_file(run.path))
 
 
@@ -166,9 +171,10 @@ def test_steps_and_micro_may_change(base, folder, tmp_path, name, value):
     ],
 )
 def test_another_start_is_refused(
-    folder, stopped, name, model_options, base_options, picture_options
+    base, folder, stopped, name, model_options, base_options, picture_options
 ):
-    model = new_model(load_base("toy", **base_options), **model_options)
+    own_base = load_base("toy", **base_options) if base_options else base
+    model = new_model(own_base, **model_options)
     pictures = Pictures(folder, seed=SCHEDULE.seed, **picture_options)
     run = Run(stopped, resume=True)
     with pytest.raises(ValueError, match=f"{name} .*now .*go on with the same"):
@@ -179,10 +185,9 @@ def test_other_pictures_and_another_base_are_refused(base, folder, stopped, tmp_
     draw(identity("face", "train", 0), Scene())[0].save(tmp_path / "one.png")
     with pytest.raises(ValueError, match="a folder of 11 pictures.*now .*1 pictures"):
         trained(base, tmp_path, stopped, resume=True, steps=2)
-    base = load_base("toy")
-    base.name = "another"
+    another = replace(base, name="another")
     with pytest.raises(ValueError, match="base 'toy'.*now 'another'"):
-        trained(base, folder, stopped, resume=True, steps=2)
+        trained(another, folder, stopped, resume=True, steps=2)
 
 
 @pytest.mark.parametrize("content", [b"half a file", b""])
@@ -192,6 +197,76 @@ def test_a_damaged_state_is_refused(base, folder, tmp_path, content):
         trained(base, folder, tmp_path, resume=True, steps=1)
     with pytest.raises(ValueError, match="is damaged"):
         Run(tmp_path, resume=True).started_with()
+
+
+def rewritten(path, facts=None, drop="", **tensors):
+    """A state with other facts (None: without it) and tensors, without those named `drop`..."""
+    with safe_open(path, "pt") as file:
+        texts = file.metadata()
+    for name, fact in (facts or {}).items():
+        texts[name] = json.dumps(fact)
+        if fact is None:
+            del texts[name]
+    found = load_file(path) | tensors
+    kept = {name: tensor for name, tensor in found.items() if not drop or drop not in name}
+    save_file(kept, path, texts)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"facts": {name: None}} for name in ("step", "positions", "settings", "optimizer")),
+        {"facts": {"step": -5}},
+        {"facts": {"step": "1"}},
+        {"facts": {"step": float("nan")}},
+        {"facts": {"positions": []}},
+        {"facts": {"positions": [[0, -1]]}},
+        {"facts": {"positions": [3]}},
+        {"facts": {"scaler": {"scale": 2.0}}},
+        {"facts": {"settings": {}}},
+        {"facts": {"settings": []}},
+        {"drop": "optimizer"},
+        {"drop": "exp_avg_sq"},
+        {"drop": "encoder.join"},
+        {"drop": "offsets"},
+        {"encoder.more": torch.ones(2)},
+        {"optimizer.0.exp_avg": torch.ones(1)},
+        {"encoder.join.2.bias": torch.full((192,), float("nan"))},
+        {"encoder.join.2.bias": torch.zeros(192).half()},
+    ],
+    ids=str,
+)
+def test_a_state_that_lacks_something_is_refused(base, folder, stopped, tmp_path, change):
+    shutil.copy(stopped / "state.safetensors", tmp_path)
+    rewritten(tmp_path / "state.safetensors", **change)
+    with pytest.raises(ValueError, match="is damaged, or was made with another version"):
+        trained(base, folder, tmp_path, resume=True, steps=2)
+
+
+def test_a_state_without_a_scaler_is_refused(base, folder, stopped, tmp_path):
+    shutil.copy(stopped / "state.safetensors", tmp_path)
+    with safe_open(tmp_path / "state.safetensors", "pt") as file:
+        texts = file.metadata()
+    del texts["scaler"]
+    save_file(load_file(tmp_path / "state.safetensors"), tmp_path / "state.safetensors", texts)
+    with pytest.raises(ValueError, match="scaler: Field required"):
+        trained(base, folder, tmp_path, resume=True, steps=2)
+
+
+@pytest.mark.parametrize("name", ["seed", "batch", "lr", "weights", "processes", "pictures"])
+def test_a_state_whose_settings_lack_something_is_refused(base, folder, stopped, tmp_path, name):
+    shutil.copy(stopped / "state.safetensors", tmp_path)
+    settings = read_facts(stopped / "state.safetensors")["settings"]
+    del settings[name]
+    rewritten(tmp_path / "state.safetensors", {"settings": settings})
+    with pytest.raises(ValueError, match=f"was made with {name} None .now "):
+        trained(base, folder, tmp_path, resume=True, steps=2)
+
+
+def test_a_run_does_not_get_shorter(base, folder, tmp_path):
+    trained(base, folder, tmp_path, steps=2)
+    with pytest.raises(ValueError, match="has done 2 steps already"):
+        trained(base, folder, tmp_path, resume=True, steps=1)
 
 
 def test_a_state_of_another_version_is_refused(base, folder, tmp_path):
@@ -262,7 +337,7 @@ def test_an_optimizer_may_count_in_plain_numbers(tmp_path):
     other = torch.optim.SGD([parameter])
     one.state[parameter] = {"step": 7, "average": torch.ones(2)}
     save_state(tmp_path / "state.safetensors", {}, one, seed=3)
-    assert load_state(tmp_path / "state.safetensors", other) == ({}, {"seed": 3})
+    assert load_state(tmp_path / "state.safetensors", other, {}) == {}
     assert read_facts(tmp_path / "state.safetensors") == {"seed": 3}
     assert other.state[parameter]["step"] == 7
     assert torch.equal(other.state[parameter]["average"], torch.ones(2))

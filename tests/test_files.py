@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from trying import record
 from typer.testing import CliRunner
 
 from e4t_minimal import DATA
@@ -404,6 +405,7 @@ def test_a_save_that_is_killed_at_any_point_leaves_one_whole_version(tmp_path, b
         except ValueError as error:
             assert "not an E4T folder" in str(error)
             seen.add(None)
+        record("a save that is killed", "ok")
         if point % 4 == 0:  # the same command may run again
             save(folder, 2, after)
             assert value_of(read_model(folder)) == 2
@@ -413,6 +415,25 @@ def test_a_save_that_is_killed_at_any_point_leaves_one_whole_version(tmp_path, b
     assert point > 15
     assert seen == {None if before is None else 1, 2}
     assert os.listdir(tmp_path) == ["me"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits need POSIX")
+def test_a_full_disk_costs_nothing(tmp_path):
+    import resource
+
+    save(tmp_path / "me", 1, True)
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        tensors = {"a": torch.ones(10_000)}
+        try:
+            write_model(tmp_path / "me", StoredModel(CONFIG, tensors, tensors))
+        except (OSError, SafetensorError):
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert value_of(read_model(tmp_path / "me")) == 1
+    assert not [name for name in os.listdir(tmp_path / "me") if name.startswith(OWN)]
 
 
 def test_a_half_folder_of_ours_is_ours(tmp_path):
@@ -547,6 +568,7 @@ def test_what_goes_wrong_ends_in_a_sentence(monkeypatch, program, error, status,
     assert done.exit_code == status
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
+    record("an error in a program", "clear")
 
 
 def test_an_error_of_ours_stays_a_traceback(monkeypatch):
@@ -624,6 +646,7 @@ def test_a_bad_target_is_told_before_anything_is_loaded(targets, command):
     assert done.stderr.startswith("e4t: ")
     assert done.stderr.count("\n") == 1, done.stderr
     assert snapshot(targets) == before
+    record("a bad target", "clear")
 
 
 def snapshot(folder):

@@ -63,7 +63,7 @@ def test_mask_takes_the_background_out_of_the_loss(model, faces):
 
 def test_a_term_that_the_loss_does_not_have_is_named(model, data):
     batch, noise, t = draw_batch(model, data, PERSONALIZATION, 0)
-    with pytest.raises(ValueError, match="no term 'batch_size'; its terms are l2, outside"):
+    with pytest.raises(ValueError, match="no term of the loss 'batch_size'; choose one of l2, out"):
         model.loss(batch, noise, t, {"batch_size": 4})
 
 
@@ -235,7 +235,7 @@ def test_an_encoder_of_an_unknown_kind_is_named(base, tmp_path):
     config = json.loads(path.read_text())
     config["encoder"]["kind"] = "oracle"
     path.write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="of the kind 'oracle'"):
+    with pytest.raises(ValueError, match="no kind of encoder 'oracle'"):
         E4T.from_pretrained(tmp_path / "concept", base)
     model.detach()
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from trying import record
 from typer.testing import CliRunner
 
 from e4t_minimal.training import __main__ as program
@@ -216,6 +217,7 @@ def test_a_bad_input_is_told_before_anything_begins(trainers, command):
     assert "Traceback" not in done.output
     assert done.stderr.strip()
     assert sorted(os.walk(trainers)) == before
+    record("a bad input of the trainers", "clear")
 
 
 def test_a_state_with_another_seed_or_more_steps_is_refused(tmp_path):

@@ -1,17 +1,18 @@
 """What each choice is worth: the same training and the same test, with one thing changed."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel
 from tqdm.auto import tqdm
 
-from .. import DATA
+from .. import DATA, checks
 from ..base import Base, load_base
 from ..files import replacing
+from ..reading import read_json
 from ..scaling.fixed import fixed
 from ..train import PERSONALIZATION, Schedule
 from ..training.e4t import fit
@@ -122,10 +123,8 @@ def ablate(
     runs: where pretrained folders lie. path: the JSON file of reports; what it holds already is not
     done again. names: of VARIANTS (default: all); ValueError for an unknown one.
     """
-    if unknown := set(names or []) - set(VARIANTS):
-        raise ValueError(
-            f"There is no variant {', '.join(sorted(unknown))}; choose from {', '.join(VARIANTS)}."
-        )
+    for name in names or []:
+        checks.choice("variant", name, VARIANTS)
     missing = [name for name in names or VARIANTS if name not in read(path)]
     if not missing:
         return read(path)
@@ -198,12 +197,10 @@ def pretrained(name: str, runs: Path, domain: str) -> Path:
     folder = _folder(name, runs, domain)
     if (folder / "model").exists():
         return folder / "model"
-    folder.mkdir(parents=True, exist_ok=True)
-    resume = name != "E4T, short" and not CHANGES_OF_THE_DICTIONARY & set(changes)
-    if resume:
-        pretrained("E4T, short", runs, domain)
-        _copy_dictionary(_folder("E4T, short", runs, domain), folder)
-    fit(folder, domain, **SHORT | changes, resume=resume)
+    choices = SHORT | changes
+    if name != "E4T, short" and not CHANGES_OF_THE_DICTIONARY & set(changes):
+        choices["dictionary"] = pretrained("E4T, short", runs, domain).parent
+    fit(folder, domain, resume=True, **choices)
     return folder / "model"
 
 
@@ -211,22 +208,21 @@ def _folder(name: str, runs: Path, domain: str) -> Path:
     return runs / f"ablate-{domain}" / name.replace(" ", "-").replace(",", "")
 
 
-def _copy_dictionary(source: Path, target: Path):
-    """What `fit` goes on from: the dictionary's folder, and its lines of the log."""
-    shutil.copytree(source / "dictionary", target / "dictionary", dirs_exist_ok=True)
-    lines = (source / "log.jsonl").read_text().splitlines()
-    kept = [line for line in lines if json.loads(line)["phase"] != "pretrain"]
-    (target / "log.jsonl").write_text("\n".join(kept) + "\n")
+class Origin(BaseModel):
+    """What e4t.json says of a training, besides what a model needs."""
+
+    command: str
+    seconds: float
 
 
 def _origin(variant: Variant, weights: Path) -> dict:
     """Where a variant's numbers come from."""
-    made = json.loads((weights / "e4t.json").read_text())
+    made = read_json(weights / "e4t.json", Origin)
     return {
         "what": variant.what,
         "commit": commit(),
-        "made by": made["command"],
-        "training seconds": made["seconds"],
+        "made by": made.command,
+        "training seconds": made.seconds,
         "bytes": sum(file.stat().st_size for file in weights.iterdir()),
     }
 
@@ -240,4 +236,4 @@ def _add(path: Path, name: str, report: dict):
 
 def read(path: Path) -> dict[str, dict]:
     """{variant: its report}; {} before the first."""
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path, dict[str, dict]) if path.exists() else {}

@@ -4,7 +4,6 @@ For tests, for `e4t plan`, and for machines without network. `sd15` and `sd21` s
 diffusers folder or hub id has its configs too.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -13,7 +12,9 @@ from pathlib import Path
 import torch
 
 from ..base import VISION, Base, path_of
+from ..checks import reason
 from ..files import quiet
+from ..reading import read_json
 
 CONFIGS = Path(__file__).parent / "configs"
 SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.json"))
@@ -27,13 +28,13 @@ def read_architecture(name: str, vision: str = VISION) -> dict[str, dict]:
     fetched. vision: the vision tower of a base without one. ValueError if there is no such base.
     """
     if name in SHIPPED:
-        return json.loads((CONFIGS / f"{name}.json").read_text())
+        return read_json(CONFIGS / f"{name}.json", dict[str, dict])
     path = path_of(name)
     try:
         parts = _read_pipeline(path)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"No Stable Diffusion at {path!r} ({str(error).splitlines()[0][:160]}). "
+            f"No Stable Diffusion at {path!r} ({reason(error)}). "
             f'Give {", ".join(SHIPPED)}, "toy", a diffusers folder, or a hub id.'
         ) from None
     try:

@@ -7,27 +7,49 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from .. import checks
 from ..files import generator
 from ..model import E4T, Batch
+from ..optimizers import adamw
+from ..regularizers import TERMS
 from ..train import (
     PRETRAINING,
     Schedule,
     Step,
     accumulate,
-    adamw,
     draw_noise,
     parameter_groups,
     prepare,
 )
 from .checkpoint import load_state, read_facts, save_state
 from .folders import Pictures, prompts_of
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Settings(BaseModel):
+    """What a run was started with; see `_settings`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    options: dict[str, Any]
+
+
+class Facts(BaseModel):
+    """What a state says besides its tensors."""
+
+    step: Count  # steps done
+    positions: list[tuple[Count, Count]]  # of the pictures, for every process
+    settings: Settings
+    scaler: dict[str, Any] | None  # of the loss, in fp16
 
 
 @dataclass(frozen=True)
@@ -39,6 +61,9 @@ class Run:
     resume: bool = False
     options: dict = field(default_factory=dict)  # what else it was started with, as JSON
 
+    def __post_init__(self):
+        checks.whole(1, checks.MANY, save_every=self.save_every)
+
     @property
     def path(self) -> Path:
         return Path(self.folder) / "state.safetensors"
@@ -47,7 +72,7 @@ class Run:
         """The options of the run that is to go on; {} if none is. ValueError if it is damaged."""
         if not self.resume or not self.path.exists():
             return {}
-        return _read_settings(self.path)["options"]
+        return _read_facts(self.path).settings.options
 
 
 def pretrain_on(
@@ -62,8 +87,10 @@ def pretrain_on(
     schedule: its batch is that of all processes together, its micro that of each at a time. Every
     process draws the noise of the whole batch and takes its part, so that two processes do what one
     does. run: where to keep the state; None: nowhere. ValueError if a run that is to go on was
-    started with something else. The losses of a `Step` are those of this process's pictures.
+    started with something else, and, with the last state as it is, when loss or gradients are no
+    longer finite. The losses of a `Step` are those of this process's pictures.
     """
+    checks.whole_batch(TERMS, schedule, accelerator.num_processes)
     optimizer = adamw(parameter_groups(model, schedule), schedule.eight_bit)
     state = _State(accelerator, model, pictures, schedule, run)
     first = state.load(optimizer)
@@ -81,9 +108,12 @@ def pretrain_on(
             accelerator.backward,
             around=partial(accelerator.no_sync, learner),  # the processes talk once a step
         )
-        accelerator.clip_grad_norm_(learner.parameters(), 1.0)
-        optimizer.step()
         learner.eval()
+        norm = accelerator.clip_grad_norm_(learner.parameters(), 1.0)
+        # in fp16, infinite gradients tell the scaler to leave the step out
+        gradients = 0.0 if accelerator.scaler else norm.item()
+        checks.still_finite(index, loss=losses["total"], gradients=gradients)
+        optimizer.step()
         state.save(optimizer, index + 1)
         yield Step(index, losses)
 
@@ -144,17 +174,33 @@ class _State:
         if self.run is None or not self.run.resume or not self.run.path.exists():
             return 0
         path = self.run.path
-        _check_settings(path, _read_settings(path), self.settings)
+        facts = _read_facts(path)
+        self._check(facts)
+        like = {name: part.state_dict() for name, part in self.parts.items()}
         try:
-            tensors, facts = load_state(path, optimizer)
-            for name, part in self.parts.items():
-                part.load_state_dict(tensors[name])
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+            tensors = load_state(path, optimizer, like)
+            if facts.scaler is not None:
+                self.accelerator.scaler.load_state_dict(facts.scaler)
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
             raise _damaged(path, error) from None
-        if facts["scaler"]:
-            self.accelerator.scaler.load_state_dict(facts["scaler"])
-        self.pictures.seek(facts["positions"][self.accelerator.process_index])
-        return facts["step"]
+        for name, part in self.parts.items():
+            part.load_state_dict(tensors[name])
+        self.pictures.seek(list(facts.positions[self.accelerator.process_index]))
+        return facts.step
+
+    def _check(self, facts: Facts) -> None:
+        """ValueError if this is not the run that was stopped, or has gone too far already."""
+        path = self.run.path
+        _check_settings(path, facts.settings.model_dump(), self.settings)
+        if facts.step > self.schedule.steps:
+            raise ValueError(
+                f"{path} has done {facts.step} steps already: give as many or more, not "
+                f"{self.schedule.steps}."
+            )
+        scales = self.accelerator.scaler is not None
+        whole = len(facts.positions) == self.accelerator.num_processes
+        if scales != (facts.scaler is not None) or not whole:
+            raise _damaged(path, ValueError("a scaler or a position is missing"))
 
     def save(self, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Write the state after so many steps, if it is time to."""
@@ -199,18 +245,18 @@ def _settings(accelerator: Accelerator, model: E4T, pictures: Pictures, schedule
     }
 
 
-def _read_settings(path: Path) -> dict:
+def _read_facts(path: Path) -> Facts:
     try:
-        return read_facts(path)["settings"]
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        return read_facts(path, Facts)
+    except (OSError, ValueError) as error:
         raise _damaged(path, error) from None
 
 
 def _check_settings(path: Path, stored: dict, wanted: dict) -> None:
     differences = [
-        f"{name} {stored[name]!r} (now {wanted[name]!r})"
-        for name in stored
-        if stored[name] != wanted.get(name)
+        f"{name} {stored.get(name)!r} (now {wanted.get(name)!r})"
+        for name in stored | wanted
+        if stored.get(name) != wanted.get(name)
     ]
     if differences:
         raise ValueError(
@@ -221,6 +267,6 @@ def _check_settings(path: Path, stored: dict, wanted: dict) -> None:
 
 def _damaged(path: Path, error: Exception) -> ValueError:
     return ValueError(
-        f"{path} is damaged, or was made with another version ({type(error).__name__}). Start anew "
+        f"{path} is damaged, or was made with another version ({checks.reason(error)}). Start anew "
         "in another folder."
     )

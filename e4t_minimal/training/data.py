@@ -1,11 +1,11 @@
 """The drawn pictures that the toy models learn from, as tensors, and what is true of each."""
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from ..reading import parse_json
 from ..world import DOMAINS, EXPRESSIONS, Identity, Scene, as_dataset
 from ..world.scenery import BACKGROUNDS, STYLES
 
@@ -82,8 +82,8 @@ def pictures(domain: str, split: str, count: int, seed: int = 0, plain: float = 
     return Pictures(
         images=np.stack([np.asarray(image) for image in table["image"]]),
         captions=list(table["caption"]),
-        identities=[Identity(**json.loads(text)) for text in table["identity"]],
-        scenes=[Scene(**json.loads(text)) for text in table["scene"]],
+        identities=[Identity(**parse_json(text, "a row")) for text in table["identity"]],
+        scenes=[Scene(**parse_json(text, "a row")) for text in table["scene"]],
     )
 
 

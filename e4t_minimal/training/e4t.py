@@ -1,7 +1,5 @@
 """E4T's phase 1 on one domain of the toy world: first the dictionary, then the paper's loss."""
 
-import json
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -9,17 +7,22 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from .. import checks
 from ..base import load_base
 from ..encoder import ENCODERS
 from ..evaluation.gap import conditioning_gap
+from ..files import check_device
 from ..model import E4T, Batch
-from ..offsets import new_offsets
-from ..train import PRETRAINING, prepare, pretrain
-from ..world import Scene, caption, draw, identity
+from ..offsets import OFFSETS, new_offsets
+from ..stored import check_target
+from ..train import PRETRAINING, parameter_groups, prepare
+from ..train import fit as fit_phase
+from ..world import DOMAINS, Scene, caption, draw, identity
 from ..world.random_numbers import rng_of
 from .data import Pictures, pictures
 from .dictionary import DICTIONARY, fit_dictionary
-from .hardware import autocast, choose_attention
+from .hardware import autocast, bf16_is_faster, choose_attention, set_attention
+from .progress import Progress, read_rows
 from .tokenizer import name_tokens
 
 VALIDATION_PEOPLE = 96
@@ -39,6 +42,14 @@ class Recipe:
     blocks: int | None = None  # of the paper's encoder, see `EncoderConfig`
     s: float | None = None  # likewise
     weights: dict[str, float] = field(default_factory=dict)  # further terms of the loss
+
+    def __post_init__(self):
+        checks.choice("domain", self.domain, DOMAINS)
+        checks.choice("encoder", self.encoder, ENCODERS)
+        checks.choice("kind of offsets", self.offsets, ("none", *OFFSETS))
+        checks.whole(0, checks.MANY, steps=self.steps, dictionary_steps=self.dictionary_steps)
+        checks.number(0, 1e6, **self.weights)
+        checks.seed(self.seed)
 
     @property
     def command(self) -> str:
@@ -61,90 +72,82 @@ class Recipe:
         return {name: value for name, value in given.items() if value is not None}
 
 
-class Log:
-    """Rows of numbers, printed and added to log.jsonl."""
-
-    def __init__(self, path: Path, rows: list[dict]):
-        self.path, self.rows = path, rows
-        self.begun = time.time() - (rows[-1]["seconds"] if rows else 0)
-
-    @property
-    def seconds(self) -> int:
-        return round(time.time() - self.begun)
-
-    def write(self, phase: str, step: int, **numbers: float):
-        row = {"phase": phase, "step": step, "seconds": self.seconds}
-        row |= {name: round(value, 4) for name, value in numbers.items()}
-        self.rows.append(row)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        tqdm.write(json.dumps(row))
-
-
 def fit(
-    folder: Path, domain: str = "face", resume: bool = False, device: str = "cpu", **choices
+    folder: Path,
+    domain: str = "face",
+    resume: bool = False,
+    device: str = "cpu",
+    dictionary: Path | None = None,
+    **choices,
 ) -> dict:
     """Train a domain's E4T into the folder: dictionary/, model/, log.jsonl. Returns the report.
 
-    resume: go on from the dictionary that an earlier run has saved. choices: see `Recipe`.
+    resume: go on from the folder's state, if there is one. dictionary: the folder of another
+    training, whose dictionary takes the place of this one's. choices: see `Recipe`.
     """
     recipe = Recipe(domain, **choices)
-    if recipe.encoder not in ENCODERS:
-        raise ValueError(
-            f"There is no encoder {recipe.encoder!r}; choose one of {', '.join(ENCODERS)}."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    check_device(device)
+    check_target(folder / "model")
+    progress = Progress(folder, asdict(recipe), resume)
     torch.manual_seed(recipe.seed)
     base = load_base("toy", device=device)
     of_class, _ = ENCODERS[recipe.encoder]
     encoder = of_class.for_base(base, **recipe.encoder_options)
     offsets = new_offsets(base.unet, recipe.offsets)
+    if dictionary:
+        encoder = E4T.from_pretrained(dictionary / "dictionary", base).encoder
     model = E4T(base, domain, encoder=encoder, offsets=offsets)
-    choose_attention(base.unet, device)
+    if progress.facts:
+        set_attention(base.unet, progress.facts.attention)
+    else:
+        rows = read_rows(dictionary / "log.jsonl") if dictionary else []
+        before = [row for row in rows if row["phase"] != "pretrain"]
+        progress.begin(choose_attention(base.unet, device), bf16_is_faster(device), before)
+    progress.rewrite_log()
     validation = _validation(model, domain)
-    with autocast(device):
-        if resume:
-            log = Log(folder / "log.jsonl", _rows_of_dictionary(folder))
-            learned = E4T.from_pretrained(folder / "dictionary", base).encoder
-            model = E4T(base, domain, encoder=learned, offsets=offsets)
-        else:
-            log = Log(folder / "log.jsonl", [])
-            log.write("start", 0, gap=conditioning_gap(model, validation))
-            _learn_dictionary(model, recipe, validation, log)
+    with autocast(device, progress.facts.half):
+        if not dictionary and not progress.has_passed("dictionary"):
+            if not progress.rows:
+                progress.write("start", 0, gap=conditioning_gap(model, validation))
+            _learn_dictionary(model, recipe, validation, progress)
             # so that `e4t evaluate --weights` can tell what the paper's loss adds
             model.save_pretrained(folder / "dictionary")
-        _pretrain(model, recipe, validation, log)
-    made = {"command": recipe.command, "seed": recipe.seed, "seconds": log.seconds}
+        _pretrain(model, recipe, validation, progress)
+    made = {"command": recipe.command, "seed": recipe.seed, "seconds": progress.seconds}
     if recipe.choices:
         made["choices"] = recipe.choices
     model.save_pretrained(folder / "model", **made)
-    return made | {"rows": log.rows}
+    return made | {"rows": progress.rows}
 
 
-def _learn_dictionary(model: E4T, recipe: Recipe, validation: Batch, log: Log):
+def _learn_dictionary(model: E4T, recipe: Recipe, validation: Batch, progress: Progress):
     if not recipe.dictionary_steps:
         return
     celebrities = pictures(recipe.domain, "named", CELEBRITIES, seed=1, plain=0.8)
     data, words = in_scenes(model, celebrities, seed=1), words_of(model, celebrities)
     schedule = DICTIONARY.replace(steps=recipe.dictionary_steps, seed=recipe.seed)
-    loop = fit_dictionary(model, data, words, schedule)
+    state = progress.of("dictionary", model, schedule.steps)
+    loop = fit_dictionary(model, data, words, schedule, state)
     for step in tqdm(loop, total=schedule.steps, desc="dictionary", mininterval=10):
         if (step.index + 1) % 250 == 0:
             gap = conditioning_gap(model, validation)
-            log.write("dictionary", step.index + 1, gap=gap, loss=step.losses["total"])
+            progress.write("dictionary", step.index + 1, gap=gap, loss=step.losses["total"])
 
 
-def _pretrain(model: E4T, recipe: Recipe, validation: Batch, log: Log):
+def _pretrain(model: E4T, recipe: Recipe, validation: Batch, progress: Progress):
     strangers = pictures(recipe.domain, "train", STRANGERS, seed=1, plain=0.5)
     schedule = PRETRAINING.replace(
         steps=recipe.steps, seed=recipe.seed, weights=PRETRAINING.weights | recipe.weights
     )
-    loop = pretrain(model, in_scenes(model, strangers, seed=1), schedule)
+    state = progress.of("pretrain", model, schedule.steps)
+    data, groups = in_scenes(model, strangers, seed=1), parameter_groups(model, schedule)
+    # as `train.pretrain`, and it can be stopped
+    loop = fit_phase(model, data, schedule, groups, state=state)
     for step in tqdm(loop, total=schedule.steps, desc="pretrain", mininterval=10):
         if (step.index + 1) % 100 == 0:
             gap = conditioning_gap(model, validation)
             losses = {"loss": step.losses["total"], "l2": step.losses["l2"]}
-            log.write("pretrain", step.index + 1, gap=gap, **losses)
+            progress.write("pretrain", step.index + 1, gap=gap, **losses)
 
 
 def in_scenes(model: E4T, data: Pictures, seed: int) -> Batch:
@@ -172,9 +175,3 @@ def _validation(model: E4T, domain: str) -> Batch:
     images = [draw(one, Scene())[0] for one in people]
     token = model.placeholder.token
     return prepare(model, images, [caption(one, Scene(), subject=token) for one in people])
-
-
-def _rows_of_dictionary(folder: Path) -> list[dict]:
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return [row for row in rows if row["phase"] != "pretrain"]

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from ..evaluation.judge import QUESTIONS, Judge
+from ..files import replacing
 from ..world import DOMAINS
 from .data import UNKNOWN, Pictures, pictures, training_pictures
 from .loop import Training, train
@@ -76,6 +77,6 @@ def fit(training: Training, lr: float = 2e-3) -> dict:
         name: tensor.half() if tensor.is_floating_point() else tensor
         for name, tensor in judge.state_dict().items()
     }
-    (training.folder / "model").mkdir(parents=True, exist_ok=True)
-    save_file(weights, training.folder / "model" / "model.safetensors")
+    with replacing(training.folder / "model" / "model.safetensors") as new:
+        save_file(weights, new)
     return report

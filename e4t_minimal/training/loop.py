@@ -8,14 +8,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, Field
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import trange
 
-from ..files import generator
-from ..scaling.checkpoint import load_state, save_state
+from .. import checks
+from ..evaluation.records import append_records
+from ..files import check_device, check_writable, generator
+from ..scaling.checkpoint import load_state, read_facts, save_state
 from .hardware import autocast
 
 SAVE_SECONDS = 180  # between two states on disk
+
+
+class Facts(BaseModel):
+    """What a state says besides its tensors."""
+
+    step: int = Field(ge=0)  # steps done
+    seconds: float = Field(ge=0)
+    seed: int | None = None  # states from before it was kept have none
 
 
 @dataclass(frozen=True)
@@ -33,8 +44,38 @@ class Training:
     warmup: int = 100  # steps in which the learning rate rises
     cool: float = 0.5  # share of the steps in which it falls to zero, at the end
 
+    def __post_init__(self):
+        checks.whole(1, checks.MANY, steps=self.steps, check_every=self.check_every)
+        checks.whole(1, checks.MANY, warmup=self.warmup)
+        checks.number(0, 1, decay=self.decay, cool=self.cool)
+        checks.seed(self.seed)
+
     def replace(self, **changes) -> "Training":
         return replace(self, **changes)
+
+    @property
+    def path(self) -> Path:
+        """Of the state that it goes on from."""
+        return self.folder / "state.safetensors"
+
+    def check(self):
+        """ValueError if it cannot be done here, told before anything is drawn or loaded."""
+        check_device(self.device)
+        check_writable(self.path)
+        self.facts()
+
+    def facts(self) -> Facts:
+        """Where it goes on from; ValueError if that is the state of another training."""
+        if not self.resume or not self.path.exists():
+            return Facts(step=0, seconds=0.0)
+        facts = read_facts(self.path, Facts)
+        if facts.seed not in (None, self.seed) or facts.step > self.steps:
+            seed = "" if facts.seed is None else f" with seed {facts.seed}"
+            raise ValueError(
+                f"{self.path} has done {facts.step} steps{seed}, and cannot become a training of "
+                f"{self.steps} with seed {self.seed}. Go on with the same, or leave out --resume."
+            )
+        return facts
 
     @property
     def command(self) -> str:
@@ -58,8 +99,9 @@ def train(
     """Train `model` in place and leave the averaged weights in it.
 
     groups: AdamW's parameter groups. loss_of_step(generator, step) -> scalar. check() -> {name:
-    number}, printed and kept in log.jsonl every `check_every` steps.
-    Returns {"steps", "seconds", "command"}. A run that was stopped and resumed gives the same bits.
+    number}, printed and kept in log.jsonl every `check_every` steps. Returns {"steps", "seconds",
+    "command"}. A run that was stopped and resumed gives the same bits. ValueError, with the last
+    state as it is, when loss or gradients are no longer finite.
     """
     training.folder.mkdir(parents=True, exist_ok=True)
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=training.device != "mps")
@@ -78,7 +120,8 @@ def train(
             loss = loss_of_step(g, step)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        checks.still_finite(step, loss=loss.item(), gradients=norm.item())
         optimizer.step()
         average.update_parameters(model)
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
@@ -92,12 +135,12 @@ def train(
             }
             with low_precision:
                 row |= _checked(model, check)
-            _log(training.folder, row)
+            append_records(training.folder / "log.jsonl", [row])
             bar.write(json.dumps(row))
         if last or time.time() - saved > SAVE_SECONDS:
             parts = {"model": model.state_dict(), "average": average.state_dict()}
-            path = training.folder / "state.safetensors"
-            save_state(path, parts, optimizer, step=step + 1, seconds=time.time() - begun)
+            facts = {"step": step + 1, "seconds": time.time() - begun, "seed": training.seed}
+            save_state(training.path, parts, optimizer, **facts)
             saved = time.time()
     model.load_state_dict(average.module.state_dict())
     model.eval()
@@ -120,13 +163,13 @@ def _average(decay: float) -> Callable:
 
 def _resume(model, average, optimizer, training: Training) -> tuple[int, float]:
     """(steps done, seconds spent), after putting a saved state back where it was."""
-    path = training.folder / "state.safetensors"
-    if not training.resume or not path.exists():
-        return 0, 0.0
-    parts, facts = load_state(path, optimizer)
-    model.load_state_dict(parts["model"])
-    average.load_state_dict(parts["average"])
-    return facts["step"], facts["seconds"]
+    facts = training.facts()
+    if facts.step:
+        like = {"model": model.state_dict(), "average": average.state_dict()}
+        parts = load_state(training.path, optimizer, like)
+        model.load_state_dict(parts["model"])
+        average.load_state_dict(parts["average"])
+    return facts.step, facts.seconds
 
 
 @torch.no_grad()
@@ -135,8 +178,3 @@ def _checked(model: torch.nn.Module, check: Callable) -> dict[str, float]:
     numbers = {name: round(float(value), 4) for name, value in check().items()}
     model.train()
     return numbers
-
-
-def _log(folder: Path, row: dict):
-    with open(folder / "log.jsonl", "a", encoding="utf-8") as log:
-        log.write(json.dumps(row) + "\n")

@@ -1,11 +1,11 @@
 """A tokenizer in which every word of the toy world's grammar, and every name, is one token."""
 
-import json
 from functools import cache
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
+from ..reading import parse_json
 from ..world import DOMAINS, EXPRESSIONS, named
 from ..world.scenery import BACKGROUNDS, STYLES
 
@@ -47,7 +47,7 @@ def build_tokenizer() -> CLIPTokenizer:
         show_progress=False,
     )
     bpe.train_from_iterator(words, trainer)
-    learned = json.loads(bpe.to_str())["model"]
+    learned = parse_json(bpe.to_str(), "the tokenizer")["model"]
     tokens = [*learned["vocab"], *LETTERS, *(letter + WORD_END for letter in LETTERS)]
     tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
     tokenizer = CLIPTokenizer(

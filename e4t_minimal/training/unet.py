@@ -6,7 +6,7 @@ from diffusers import (
     DDIMScheduler,
     UNet2DConditionModel,
 )
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from transformers import (
     CLIPImageProcessor,
@@ -19,6 +19,7 @@ from transformers import (
 from ..base import Base, load_base
 from ..evaluation.gap import relative_gap
 from ..files import replacing
+from ..reading import check_alike, read_tensors
 from ..scaling.architectures import pipeline_of
 from ..world import caption, named
 from .captions import Readers, add_names_from_parts, ends, remove_names_from_parts
@@ -177,9 +178,13 @@ def fit(
 def _cached_latents(base: Base, data: Pictures, training: Training) -> torch.Tensor:
     path = training.folder / "latents.safetensors"
     if not (training.resume and path.exists()):
+        latents = encode(base, data)
         with replacing(path) as new:
-            save_file({"latents": encode(base, data)}, new)
-    return load_file(path)["latents"]
+            save_file({"latents": latents}, new)
+    found = read_tensors(path)
+    shape = (len(data), CHANNELS, LATENT, LATENT)
+    check_alike(str(path), found, {"latents": torch.empty(shape, dtype=torch.bfloat16)})
+    return found["latents"]
 
 
 # {what the gap is measured with: whose pictures}

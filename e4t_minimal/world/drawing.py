@@ -2,7 +2,6 @@
 it before a background and changes the style. A pure function of identity and scene."""
 
 import io
-import json
 import random
 from functools import lru_cache
 from importlib.resources import files
@@ -11,6 +10,8 @@ import resvg_py
 from dicebear import Avatar, Style
 from PIL import Image
 
+from .. import checks
+from ..reading import parse_json
 from .captions import caption
 from .identities import DOMAINS, Identity
 from .scene import Scene
@@ -41,12 +42,14 @@ def draw(
 
 @lru_cache
 def _style(name: str) -> Style:
-    return Style(json.loads(files("dicebear_styles").joinpath(f"{name}.json").read_text("utf-8")))
+    text = files("dicebear_styles").joinpath(f"{name}.json").read_text("utf-8")
+    return Style(parse_json(text, name))
 
 
 def _subject(identity: Identity, expression: str, pixels: int) -> Image.Image:
     """The identity alone, RGBA pixels x pixels, transparent around it."""
     domain = DOMAINS[identity.domain]
+    checks.choice(f"expression of a {identity.domain}", expression, domain.expressions)
     options = {"seed": "0", **domain.always, **domain.expressions[expression]}
     for attribute, word in identity.attributes.items():
         _, chosen = domain.attributes[attribute][word]

@@ -13,6 +13,8 @@ from functools import lru_cache
 from importlib.resources import files
 from itertools import count
 
+from .. import checks
+from ..reading import parse_json
 from .random_numbers import rng_of
 
 NAMES = 512  # identities of each domain that have a name of their own
@@ -39,7 +41,7 @@ class Domain:
 
 def _read_domains() -> dict[str, Domain]:
     text = files(__package__).joinpath("domains.json").read_text("utf-8")
-    return {name: Domain(**domain) for name, domain in json.loads(text).items()}
+    return {name: Domain(**domain) for name, domain in parse_json(text, "domains.json").items()}
 
 
 DOMAINS = _read_domains()
@@ -60,13 +62,20 @@ EXPRESSIONS = _all_expressions()
 class Identity:
     """One concept.
 
-    attributes: {attribute: word}, with every attribute of the domain in it.
+    attributes: {attribute: word}, with every attribute of the domain in it, or ValueError.
     name: a token of its own, or None.
     """
 
     domain: str
     attributes: dict
     name: str | None = None
+
+    def __post_init__(self):
+        checks.choice("domain", self.domain, DOMAINS)
+        known = DOMAINS[self.domain].attributes
+        for name in {**known, **self.attributes}:
+            checks.choice(f"attribute of a {self.domain}", name, known)
+            checks.choice(name.replace("_", " "), self.attributes.get(name), known[name])
 
     @property
     def visible(self) -> dict[str, str]:
@@ -88,6 +97,8 @@ class Identity:
     @classmethod
     def sample(cls, domain: str, split: str, rng: random.Random) -> "Identity":
         """A random identity of a split, by rejection: ten draws on average for held-out."""
+        checks.choice("domain", domain, DOMAINS)
+        checks.choice("split", split, SPLITS)
         while True:
             attributes = {}
             for attribute, words in DOMAINS[domain].attributes.items():
@@ -109,11 +120,7 @@ def identity(domain: str, split: str, index: int) -> Identity:
 
     ValueError if there is no such domain or split.
     """
-    if domain not in DOMAINS or split not in SPLITS:
-        raise ValueError(
-            f"no identities of domain {domain!r}, split {split!r}: "
-            f"domains are {list(DOMAINS)}, splits {list(SPLITS)}"
-        )
+    checks.whole(0, checks.MANY, index=index)
     return Identity.sample(domain, split, rng_of("identity", domain, split, index))
 
 
