@@ -50,8 +50,10 @@ def locked(path: str | Path) -> Iterator[None]:
     """
     called = hashlib.sha256(os.path.realpath(path).encode("utf-8", "surrogateescape")).hexdigest()
     user = os.getuid() if hasattr(os, "getuid") else ""
-    # not beside the path: a lock's file stays behind
-    lock = FileLock(Path(tempfile.gettempdir()) / f"e4t-{user}-{called[:32]}.lock")
+    # not beside the path: a lock's empty file stays behind
+    locks = Path(tempfile.gettempdir()) / f"e4t-locks-{user}"
+    locks.mkdir(mode=0o700, exist_ok=True)
+    lock = FileLock(locks / called[:32])
     try:
         lock.acquire(timeout=PATIENCE)
     except Timeout:
