@@ -16,12 +16,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from . import DATA
+from . import DATA, checks
 from .files import check_device, quiet
 from .pictures import square
+from .pipelines import load_parts
 
 # for bases that bring no vision tower of their own
 VISION = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+PREDICTIONS = ("epsilon", "v_prediction", "sample")  # what a U-Net may have been trained to say
 
 
 @dataclass
@@ -61,15 +63,21 @@ class Base:
         stacked = torch.stack([torch.from_numpy(array) for array in arrays])  # (B, H, W, 3)
         return stacked.permute(0, 3, 1, 2).to(self.device, self.dtype) / 127.5 - 1
 
-    def tokenize(self, prompts: list[str], tokenizer=None) -> torch.Tensor:
-        """Token numbers (B, T), padded and cut; tokenizer: one with more words than the base's."""
-        found = (tokenizer or self.tokenizer)(
-            list(prompts),
+    def tokenize(self, prompts: list[str] | str, tokenizer=None) -> torch.Tensor:
+        """Token numbers (B, T), padded and cut; tokenizer: one with more words than the base's.
+
+        A warning names words that are cut off. ValueError for letters that have no token.
+        """
+        prompts = checks.texts(prompts)
+        tokenizer = tokenizer or self.tokenizer
+        found = tokenizer(
+            prompts,
             padding="max_length",
             truncation=True,
             max_length=self.tokenizer.model_max_length,
             return_tensors="pt",
         )
+        checks.all_read(prompts, found, tokenizer)
         return found.input_ids.to(self.device)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -102,17 +110,13 @@ class Base:
         The target is what the base was trained for: the noise, v, or the latents themselves.
         """
         kind = self.scheduler.config.prediction_type
+        checks.choice("target for a base that predicts", kind, PREDICTIONS)
         z_t = self.scheduler.add_noise(latents, noise, t)
         if kind == "epsilon":
             return z_t, noise
         if kind == "v_prediction":
             return z_t, self.scheduler.get_velocity(latents, noise, t)
-        if kind == "sample":
-            return z_t, latents
-        raise ValueError(
-            f"The base predicts {kind!r}, and there is no target for that. "
-            "Give a base that predicts epsilon, v_prediction or sample."
-        )
+        return z_t, latents
 
     def predict(
         self, z_t: torch.Tensor, t: torch.Tensor, hidden: torch.Tensor, part: str = "cond"
@@ -156,7 +160,8 @@ class Base:
     def _set_resolution(self, resolution: int):
         per_latent = _pixels_per_latent(self.vae)
         step = per_latent * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        if resolution < step or resolution % step:
+        checks.whole(step, 4096, resolution=resolution)
+        if resolution % step:
             raise ValueError(
                 f"A resolution of {resolution} does not fit this base: give a multiple of {step}."
             )
@@ -184,49 +189,8 @@ def load_base(
 
     vision: hub id or folder of a transformers CLIP, for a base without an `image_encoder`.
     resolution: pixels of its pictures, if not those it was trained on.
-    Raises ValueError, with what to do, when the folder is missing or is not a Stable Diffusion
-    pipeline, or when device or resolution do not fit.
+    Raises ValueError, with what to do, when the folder is missing, or is not a whole Stable
+    Diffusion that fits, or when device or resolution do not fit.
     """
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-
-    path = path_of(name)
-    try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            path, dtype=dtype, safety_checker=None, requires_safety_checker=False
-        )
-    except Exception as error:
-        raise ValueError(
-            f"No Stable Diffusion at {path!r} ({str(error).splitlines()[0][:200]}). "
-            'Give "toy", a folder saved by diffusers, or the id of a model on the hub.'
-        ) from error
-    tower, preprocessor, vision_name = pipe.image_encoder, pipe.feature_extractor, None
-    if tower is None:
-        tower, preprocessor = _load_vision(vision, dtype, path)
-        vision_name = vision
-    # latents are not pixels: some schedulers leave clip_sample to DDIM's default
-    scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
-    base = Base(
-        name=str(name),
-        tokenizer=pipe.tokenizer,
-        text_encoder=pipe.text_encoder,
-        vae=pipe.vae,
-        unet=pipe.unet,
-        scheduler=scheduler,
-        vision=tower,
-        preprocessor=preprocessor,
-        vision_name=vision_name,
-    )
-    return base.frozen(device, resolution)
-
-
-def _load_vision(vision: str, dtype: torch.dtype, path: str):
-    from transformers import AutoImageProcessor, CLIPVisionModelWithProjection
-
-    try:
-        tower = CLIPVisionModelWithProjection.from_pretrained(vision, dtype=dtype)
-        return tower, AutoImageProcessor.from_pretrained(vision)
-    except OSError as error:
-        raise ValueError(
-            f"{path!r} brings no image_encoder, and there is no CLIP at {vision!r}. "
-            "Give `vision`, a folder or hub id of a CLIP."
-        ) from error
+    parts = load_parts(path_of(name), vision, dtype)
+    return Base(name=str(name), **parts).frozen(device, resolution)

@@ -4,10 +4,12 @@ Every check raises ValueError with one sentence: what was given, and what to giv
 """
 
 import math
+import warnings
 from collections.abc import Collection, Sized
 from numbers import Integral, Real
 
 SEED = 2**63 - 1  # the largest: what torch, numpy and JSON all take
+MANY = 10**9  # more steps than anyone has time for
 
 
 def number(low: float, high: float, **values: float):
@@ -27,9 +29,7 @@ def whole(low: int, high: float, **values: int):
 
 
 def _range(low: float, high: float) -> str:
-    if high == math.inf:
-        return f"of at least {low}"
-    return f"from {low} to {high}"
+    return f"from {low:g} to {high:g}" if high <= 1e6 else f"of at least {low:g}"
 
 
 def seed(value: int):
@@ -53,10 +53,62 @@ def as_many(**things: Sized | None):
 def texts(prompts: list[str] | str) -> list[str]:
     """One prompt or several -> a list of them."""
     found = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not found:
+        raise ValueError("Here is no prompt; give at least one.")
     for prompt in found:
         if not isinstance(prompt, str):
             raise ValueError(f"{prompt!r} is no prompt; give text, such as 'a photo of S*'.")
     return found
+
+
+def all_read(prompts: list[str], found, tokenizer):
+    """What a tokenizer has found in prompts is what stands there.
+
+    found: its token numbers and attention mask (B, T). Words that are cut off are named in a
+    warning. ValueError for what has no token: CLIP would read the end of the text there.
+    """
+    rows = zip(prompts, found.input_ids.tolist(), found.attention_mask.tolist(), strict=True)
+    for prompt, ids, mask in rows:
+        used = sum(mask)  # with the marks of start and end
+        if tokenizer.unk_token_id in ids[1 : used - 1]:
+            _refuse_unknown(prompt, tokenizer)
+        if used == len(ids):
+            _warn_of_cut(prompt, used, tokenizer)
+
+
+def _refuse_unknown(prompt: str, tokenizer):
+    def is_unknown(text: str) -> bool:
+        return tokenizer.unk_token_id in tokenizer(text, add_special_tokens=False).input_ids
+
+    letters = dict.fromkeys(letter for letter in prompt if is_unknown(letter))
+    unknown = ", ".join(map(repr, letters)) or repr(tokenizer.unk_token)
+    raise ValueError(f"This base has no token for {unknown}; write {prompt!r} without.")
+
+
+def _warn_of_cut(prompt: str, used: int, tokenizer):
+    ids = tokenizer(prompt, verbose=False).input_ids
+    cut = tokenizer.decode(ids[used - 1 : -1]).replace("</w>", " ").strip()
+    if cut:
+        warnings.warn(
+            f"The base reads {used - 2} tokens of a prompt: {cut!r} at the end of {prompt!r} is "
+            "cut off.",
+            stacklevel=4,
+        )
+
+
+def whole_batch(terms: dict, schedule, processes: int = 1):
+    """A term of the loss that compares the pictures of a batch sees all of them at once.
+
+    terms: {name: function}, of which such ones have the attribute `whole_batch`.
+    """
+    if processes == 1 and (schedule.micro is None or schedule.micro >= schedule.batch):
+        return
+    for name in schedule.weights:
+        if getattr(terms.get(name), "whole_batch", False):
+            raise ValueError(
+                f"The term {name!r} compares all pictures of a batch: it cannot be computed in "
+                "micro-batches or by several processes. Leave out `micro`; take one process."
+            )
 
 
 def still_finite(step: int, **numbers: float):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from . import checks
 from .base import Base
 
 
@@ -21,6 +22,11 @@ class EncoderConfig:
     width: int = 256  # of the encoder's own layers (our choice)
     s: float = 0.1  # v* = v_class + s E (the paper's value)
     blocks: int | None = None  # how many U-Net blocks it sees, mid block first; None: all
+
+    def __post_init__(self):
+        widths = {name: value for name, value in vars(self).items() if "width" in name}
+        checks.whole(1, 2**16, vision_layers=self.vision_layers, **widths)
+        checks.number(0, 100, s=self.s)
 
 
 class Encoder(nn.Module):
@@ -62,16 +68,22 @@ class Encoder(nn.Module):
     @classmethod
     def for_base(cls, base: Base, **options) -> "Encoder":
         """A new encoder with the widths of a base. options: width, s, blocks of `EncoderConfig`."""
+        return cls(cls.config_for(base, **options))
+
+    @staticmethod
+    def config_for(base: Base, blocks: int | None = None, **options) -> EncoderConfig:
+        """What an encoder has to read and write on a base."""
         widths = feature_widths(base.unet)
-        seen = widths[-(options.get("blocks") or len(widths)) :]
-        config = EncoderConfig(
+        if blocks is not None:
+            checks.whole(1, len(widths), blocks=blocks)
+        return EncoderConfig(
             vision_width=base.vision.config.hidden_size,
             vision_layers=base.vision.config.num_hidden_layers // 2,
-            unet_width=sum(seen),
+            unet_width=sum(widths[-blocks:] if blocks else widths),
             word_width=base.text_encoder.config.hidden_size,
+            blocks=blocks,
             **options,
         )
-        return cls(config)
 
     @staticmethod
     def image_features(base: Base, pixels: torch.Tensor) -> torch.Tensor:

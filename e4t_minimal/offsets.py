@@ -9,6 +9,7 @@ import re
 import torch
 from torch import nn
 
+from . import checks
 from .hooking import check_hookable, exchange_weights, hanging, restore_weight
 
 
@@ -111,10 +112,7 @@ def new_offsets(unet, kind: str = "multiplicative") -> dict[str, nn.Module]:
     """{name: offset} with Delta = 0; kind: one of OFFSETS, or "none" for no offsets at all."""
     if kind == "none":
         return {}
-    if kind not in OFFSETS:
-        raise ValueError(
-            f"There are no offsets of the kind {kind!r}; choose one of none, {', '.join(OFFSETS)}."
-        )
+    checks.choice("kind of offsets", kind, ("none", *OFFSETS))
     projections = attention_projections(unet)
     return {name: OFFSETS[kind](*linear.weight.shape) for name, linear in projections.items()}
 

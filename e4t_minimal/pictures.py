@@ -24,6 +24,8 @@ def standardize(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     Upright, in sRGB, in 8 bits a channel: "RGBA" if something may be transparent, otherwise "RGB".
     ValueError if it holds no numbers.
     """
+    if not isinstance(picture, Image.Image):
+        raise ValueError(f"{picture!r:.80} is no picture; give one of PIL's, as of Image.open.")
     picture.load()  # by itself, PIL turns a TIFF upright here
     notes = []
     turn = TURNS.get(orientation(picture))
@@ -129,14 +131,29 @@ def as_mask(image: Image.Image) -> Image.Image:
     return mask
 
 
-def square(image: Image.Image, size: int, mode: str = "RGB") -> Image.Image:
+def mask_of(image: Image.Image, mask: Image.Image | None = None) -> Image.Image | None:
+    """Where the subject of a standardized picture is: as a mask says, or else its transparency.
+
+    ("L", white = subject), or None. ValueError if the two are of different sizes.
+    """
+    if mask is None:
+        return transparency(image)
+    mask = as_mask(mask)
+    if mask.size != image.size:
+        raise ValueError(
+            f"The mask is {mask.width} x {mask.height}, its picture {image.width} x "
+            f"{image.height}: both must be of one size, since both are cropped alike."
+        )
+    return mask
+
+
+def square(image: Image.Image, size: int, keep_transparency: bool = False) -> Image.Image:
     """The middle square, size x size pixels, as RGB with what is transparent turned white.
 
-    With mode "RGBA", what is transparent stays so.
+    keep_transparency: or as RGBA, if something is.
     """
     image, _ = standardize(image)
-    image = image.convert("RGBA")
-    if mode != "RGBA":
+    if image.mode == "RGBA" and not keep_transparency:
         paper = Image.new("RGBA", image.size, "white")
         paper.alpha_composite(image)
         image = paper.convert("RGB")

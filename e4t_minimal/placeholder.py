@@ -1,12 +1,16 @@
 """S*: one more token, whose embedding is given from outside instead of being looked up."""
 
+import re
 from copy import deepcopy
 
 import torch
 from transformers import AddedToken
 
 from .base import Base
+from .checks import texts
 from .hooking import check_hookable
+
+TOKEN = "S*"
 
 
 class Placeholder:
@@ -17,7 +21,7 @@ class Placeholder:
     class_word: what the concept is, coarsely; a single token of the base, from which S* grows.
     """
 
-    def __init__(self, base: Base, class_word: str, token: str = "S*"):
+    def __init__(self, base: Base, class_word: str, token: str = TOKEN):
         _check_token(base, token)
         self.base = base
         self.token = token
@@ -26,6 +30,9 @@ class Placeholder:
         self.tokenizer = deepcopy(base.tokenizer)  # the base's own tokenizer stays as it was
         self.tokenizer.add_tokens([AddedToken(token, normalized=False, single_word=True)])
         self.id = self.tokenizer.convert_tokens_to_ids(token)
+        # wherever it may be meant: "s*" and "S*S*" too, but "sks" not in "asks"
+        pattern = rf"\b{token}\b" if token.isalnum() else re.escape(token)
+        self.spelling = re.compile(pattern, re.IGNORECASE)
 
     @property
     def class_embedding(self) -> torch.Tensor:
@@ -35,13 +42,14 @@ class Placeholder:
     def tokenize(self, prompts: list[str], required: bool = True) -> torch.Tensor:
         """Token numbers (B, T).
 
-        required: ValueError for a prompt in which S* does not stand, or is cut off.
+        ValueError for a prompt in which S* is cut off, or is no word of its own, and, if it is
+        required, for one without it.
         """
+        prompts = texts(prompts)
         ids = self.base.tokenize(prompts, self.tokenizer)
-        if required:
-            for prompt, tokens in zip(prompts, ids, strict=True):
-                if self.id not in tokens:
-                    self._refuse(prompt, room=len(tokens) - 2)
+        for prompt, read in zip(prompts, (ids == self.id).sum(1).tolist(), strict=True):
+            if read < len(self.spelling.findall(prompt)) or (required and read == 0):
+                self._refuse(prompt, read, room=ids.shape[1] - 2)
         return ids
 
     def encode(self, ids: torch.Tensor, embedding: torch.Tensor | None = None) -> torch.Tensor:
@@ -66,14 +74,14 @@ class Placeholder:
         finally:
             hook.remove()
 
-    def _refuse(self, prompt: str, room: int):
-        if self.id in self.tokenizer(prompt, verbose=False).input_ids:
+    def _refuse(self, prompt: str, read: int, room: int):
+        if self.tokenizer(prompt, verbose=False).input_ids.count(self.id) > read:
             raise ValueError(
                 f"The prompt is too long: {self.token} comes after the {room} tokens that the base "
                 f"reads. Shorten {prompt!r}."
             )
         raise ValueError(
-            f"The prompt {prompt!r} does not mention {self.token} as a word of its own; "
+            f"The prompt {prompt!r} does not mention {self.token}, or not as a word of its own; "
             f"write it where the concept should stand, as in 'a photo of {self.token}'."
         )
 

@@ -7,10 +7,13 @@ import torch
 from PIL import Image
 from torch.nn.utils import parametrize
 
+from . import checks
 from .base import Base
 from .encoder import unet_features
 from .hooking import ONE_AT_A_TIME
 from .model import E4T
+from .pipelines import generators, set_scheduler
+from .placeholder import TOKEN
 
 DRAWN_AT_ONCE = 32  # pictures
 
@@ -31,6 +34,7 @@ class SampleStep:
 
 def start_noise(base: Base, count: int, seed: int) -> torch.Tensor:
     """(count, C, h, w): picture i starts from seed + i, so it does not depend on the others."""
+    checks.seed(seed)
     size = base.unet.config.sample_size
     shape = (1, base.unet.config.in_channels, size, size)
     generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
@@ -53,21 +57,22 @@ def sample_steps(
     With an `E4T`, S* in the prompts is `image` (default: the picture it was personalized on). The
     encoder's U-Net features are those of guidance's own unconditional pass, so a step costs two
     U-Net passes, as in plain Stable Diffusion.
-    scheduler: any of diffusers' (default: the base's, DDIM).
+    scheduler: any of diffusers' (default: the base's, DDIM), of which a copy is used.
     """
     e4t = model if isinstance(model, E4T) else None
     base = e4t.base if e4t else model
-    scheduler = scheduler or base.scheduler
-    prompts = _as_list(prompts)
+    prompts = checks.texts(prompts)
+    checks.number(0, 100, guidance=guidance)
+    scheduler = set_scheduler(scheduler or base.scheduler, steps, base.device)
     embedding = offset = None
     with ONE_AT_A_TIME:
-        ids = base.tokenize(["", *prompts], e4t and e4t.placeholder.tokenizer)  # (1 + B, T)
+        ids = _tokenize(model, prompts)  # (1 + B, T)
         empty = base.text_encoder(ids[:1]).last_hidden_state.expand(len(prompts), -1, -1)
-        image_features = _image_features(e4t, prompts, image) if e4t else None
+        image_features = _image_features(e4t, ids[1:], image) if e4t else None
         if image_features is None:  # no S*: the prompts say the same at every step
             hidden = base.text_encoder(ids[1:]).last_hidden_state  # (B, T, D)
-    scheduler.set_timesteps(steps, device=base.device)
     latents = start_noise(base, len(prompts), seed) * scheduler.init_noise_sigma
+    randomness = generators(scheduler, len(prompts), seed)
     for index, t in enumerate(scheduler.timesteps):
         latents = base.tap(f"latent[{int(t)}]", latents)
         z_t = scheduler.scale_model_input(latents, t)
@@ -83,7 +88,7 @@ def sample_steps(
             conditional = base.predict(z_t, t, hidden, "cond")
         prediction = unconditional + guidance * (conditional - unconditional)
         prediction = base.tap("guidance.prediction", prediction)
-        latents = scheduler.step(prediction, t, latents).prev_sample
+        latents = scheduler.step(prediction, t, latents, **randomness).prev_sample
         if index + 1 == len(scheduler.timesteps):
             latents = base.tap("latent[end]", latents)
         yield SampleStep(
@@ -91,25 +96,30 @@ def sample_steps(
         )
 
 
-def _image_features(e4t: E4T, prompts: list[str], image: Image.Image | None):
-    """(B, ...) of the concept's picture; None if no prompt mentions it."""
-    e4t.check_attached()
-    token = e4t.placeholder.token
-    with_token = [prompt for prompt in prompts if token in prompt]
-    if not with_token:
+def _tokenize(model: Base | E4T, prompts: list[str]) -> torch.Tensor:
+    """Token numbers (1 + B, T) of the empty prompt and of those given."""
+    if isinstance(model, E4T):
+        model.check_attached()
+        return model.placeholder.tokenize(["", *prompts], required=False)
+    for prompt in prompts:
+        if TOKEN in prompt:
+            raise ValueError(
+                f"A base alone does not know {TOKEN}, which stands in {prompt!r}; give an E4T."
+            )
+    return model.tokenize(["", *prompts])
+
+
+def _image_features(e4t: E4T, ids: torch.Tensor, image: Image.Image | None):
+    """(B, ...) of the concept's picture; None if S* is not among the prompts' tokens (B, T)."""
+    if not (ids == e4t.placeholder.id).any():
         return None
     image = image or e4t.picture
     if image is None:
         raise ValueError(
-            f"The prompt mentions {token}, but there is no picture of it: "
+            f"The prompt mentions {e4t.placeholder.token}, but there is no picture of it: "
             "give `image`, or personalize first."
         )
-    e4t.placeholder.tokenize(with_token)  # refuses a prompt in which S* is cut off
-    return e4t.image_features(e4t.base.pixels([image])).repeat_interleave(len(prompts), 0)
-
-
-def _as_list(prompts: list[str] | str) -> list[str]:
-    return [prompts] if isinstance(prompts, str) else list(prompts)
+    return e4t.image_features(e4t.base.pixels([image])).repeat_interleave(len(ids), 0)
 
 
 @torch.no_grad()
@@ -123,7 +133,7 @@ def sample(
     scheduler=None,
 ) -> list[Image.Image]:
     """One PIL picture per prompt; arguments as of `sample_steps`."""
-    prompts = _as_list(prompts)
+    prompts = checks.texts(prompts)
     base = model.base if isinstance(model, E4T) else model
     pictures = []
     for start in range(0, len(prompts), DRAWN_AT_ONCE):

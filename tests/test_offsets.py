@@ -141,5 +141,5 @@ def test_no_offsets_at_all(base):
 
 
 def test_an_unknown_kind_of_offset_is_named(base):
-    with pytest.raises(ValueError, match="no offsets of the kind 'quadratic'"):
+    with pytest.raises(ValueError, match="no kind of offsets 'quadratic'"):
         new_offsets(base.unet, "quadratic")

@@ -8,6 +8,7 @@ from PIL import Image
 
 from e4t_minimal import DATA
 from e4t_minimal.base import load_base
+from e4t_minimal.evaluation import alternatives
 from e4t_minimal.evaluation.gap import conditioning_gap
 from e4t_minimal.model import E4T
 from e4t_minimal.train import (
@@ -160,6 +161,7 @@ def test_after_an_error_the_parameters_are_what_they_have_become():
 
 
 def test_contrast_needs_the_whole_batch(model, data):
+    assert "contrastive" in alternatives.TERMS
     schedule = PRETRAINING.replace(steps=1, batch=4, micro=2, weights={"contrastive": 0.1})
     with pytest.raises(ValueError, match="cannot be computed in micro-batches"):
         next(pretrain(model, data, schedule))
@@ -268,7 +270,7 @@ def test_masks_that_fit_nothing_are_refused(model, faces):
 
 
 def test_what_does_not_exist_is_named(model, data, tmp_path):
-    with pytest.raises(ValueError, match="no term 'batch_size'"):
+    with pytest.raises(ValueError, match="no term of the loss 'batch_size'"):
         next(pretrain(model, data, PRETRAINING.replace(weights={"batch_size": 4}, batch=2)))
     with pytest.raises(ValueError, match="'gpu' cannot be used here"):
         load_base("toy", device="gpu")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .. import checks
 from ..base import Base
 from ..encoder import ENCODERS
 from ..model import E4T, Batch, Prediction
@@ -23,6 +24,10 @@ class ResNetEncoderConfig:
 
     word_width: int  # D, of a word's embedding
     s: float = 0.1  # v* = v_class + s E
+
+    def __post_init__(self):
+        checks.whole(1, 2**16, word_width=self.word_width)
+        checks.number(0, 100, s=self.s)
 
 
 class ResNetEncoder(nn.Module):
@@ -60,7 +65,11 @@ class ResNetEncoder(nn.Module):
     @classmethod
     def for_base(cls, base: Base, **options) -> "ResNetEncoder":
         """options: s of `ResNetEncoderConfig`."""
-        return cls(ResNetEncoderConfig(base.text_encoder.config.hidden_size, **options))
+        return cls(cls.config_for(base, **options))
+
+    @staticmethod
+    def config_for(base: Base, **options) -> ResNetEncoderConfig:
+        return ResNetEncoderConfig(base.text_encoder.config.hidden_size, **options)
 
     @staticmethod
     def image_features(base: Base, pixels: torch.Tensor) -> torch.Tensor:
@@ -165,6 +174,8 @@ def _check_offsets(model: E4T, term: str):
             "Leave the term out, or give the model offsets."
         )
 
+
+contrastive_term.whole_batch = True
 
 ENCODERS["resnet18"] = (ResNetEncoder, ResNetEncoderConfig)
 OFFSETS["additive"] = AdditiveOffset

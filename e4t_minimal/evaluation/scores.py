@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from .. import checks
 from ..base import Base
 from ..model import E4T
 from ..sample import sample
 from ..train import PERSONALIZATION, Schedule, personalize, prepare
-from ..world import Identity, Scene, caption, draw, identity
+from ..world import DOMAINS, SPLITS, Identity, Scene, caption, draw, identity
 from .gap import conditioning_gap
 from .judge import Judge
 from .prompts import PROMPTS
@@ -24,12 +25,18 @@ from .prompts import PROMPTS
 
 @dataclass(frozen=True)
 class People:
-    """On whom an E4T is measured. ValueError, on use, for an unknown domain or split."""
+    """On whom an E4T is measured. ValueError for an unknown domain or split."""
 
     domain: str = "face"
     count: int = 32
     split: str = "held-out"
     seed: int = 0  # of the first noises of their pictures
+
+    def __post_init__(self):
+        checks.choice("domain", self.domain, DOMAINS)
+        checks.choice("split", self.split, SPLITS)
+        checks.whole(1, 10_000, people=self.count)
+        checks.seed(self.seed)
 
     def identities(self) -> list[Identity]:
         return [identity(self.domain, self.split, i) for i in range(self.count)]

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from .. import checks
 from ..base import Base
 from ..encoder import ENCODERS
 from ..model import E4T
@@ -19,6 +20,9 @@ class FixedEmbeddingConfig:
     """The width D of a word's embedding."""
 
     word_width: int
+
+    def __post_init__(self):
+        checks.whole(1, 2**16, word_width=self.word_width)
 
 
 class FixedEmbedding(nn.Module):
@@ -40,7 +44,11 @@ class FixedEmbedding(nn.Module):
 
     @classmethod
     def for_base(cls, base: Base) -> "FixedEmbedding":
-        return cls(FixedEmbeddingConfig(base.text_encoder.config.hidden_size))
+        return cls(cls.config_for(base))
+
+    @staticmethod
+    def config_for(base: Base) -> FixedEmbeddingConfig:
+        return FixedEmbeddingConfig(base.text_encoder.config.hidden_size)
 
     @staticmethod
     def image_features(base: Base, pixels: torch.Tensor) -> torch.Tensor:
@@ -59,6 +67,7 @@ def fixed_word(
 
     The mean of v* over `looks` noisy versions of the picture, t spread evenly.
     """
+    checks.whole(1, 1000, looks=looks)
     image = image or model.picture
     if image is None:
         raise ValueError(

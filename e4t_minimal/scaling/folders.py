@@ -2,15 +2,20 @@
 many processes."""
 
 import io
+import warnings
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
+from .. import checks
+from ..checks import reason
 from ..files import generator
-from .photos import eight_bits
+from ..pictures import standardize
+from .photos import reading
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif"}
+NAMED = 5  # of what is left out, so many are named
 BUFFER = 1000  # rows that a stream is shuffled in
 # they say nothing about who it is
 PROMPTS = (
@@ -28,7 +33,8 @@ class Pictures:
 
     Process `rank` takes number rank, rank + world, ... of each batch. Which picture comes when
     depends on the seed alone, so a stopped run can go on: `position` is where it stands, `seek`
-    goes there. A row whose picture cannot be read gives its place to the next.
+    goes there. A row whose picture cannot be read gives its place to the next, with a warning.
+    `notes` says what of a folder was left out.
 
     source: a folder of pictures (with folders in it), or a hub id with its split and column.
     streaming: read while training, never the whole; shuffled in a buffer.
@@ -45,12 +51,16 @@ class Pictures:
         rank: int = 0,
         world: int = 1,
     ):
+        checks.seed(seed)
+        checks.whole(1, 2**16, world=world)
+        checks.whole(0, world - 1, rank=rank)
         self.streaming = streaming
         self.seed = seed
+        self.notes = []
         self.rank = rank
         self.world = world
         if Path(source).is_dir():
-            rows, self.description = _read_folder(Path(source), streaming)
+            rows, self.description, self.notes = _read_folder(Path(source), streaming)
             self.column = "image"
         else:
             rows = _read_data_set(str(source), split, column, streaming)
@@ -124,37 +134,81 @@ class Pictures:
             return None
         source = io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"]
         try:
-            with Image.open(source) as file:
-                return eight_bits(ImageOps.exif_transpose(file))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            with reading(source, value["path"] or "a row of the data set") as file:
+                return standardize(file)[0]
+        except ValueError as error:
+            warnings.warn(f"left out: {error}", stacklevel=2)
             return None
 
 
 def _read_folder(folder: Path, streaming: bool):
-    """(rows with a column "image", what is in it)."""
+    """(rows with a column "image", what is in it, notes)."""
     import datasets
 
-    paths = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths, left_out = _pictures_of(folder)
     if not paths:
-        raise ValueError(f"The folder {folder} holds no pictures ({', '.join(sorted(SUFFIXES))}).")
+        raise ValueError(
+            f"The folder {folder} holds no pictures ({', '.join(sorted(SUFFIXES))})"
+            f"{_named(left_out)}."
+        )
     rows = datasets.Dataset.from_dict({"image": paths})
     rows = rows.cast_column("image", datasets.Image(decode=False))
     description = f"a folder of {len(paths)} pictures"
-    return (rows.to_iterable_dataset() if streaming else rows), description
+    notes = [f"{len(paths)} used{_named(left_out)}"] if left_out else []
+    return (rows.to_iterable_dataset() if streaming else rows), description, notes
+
+
+def _pictures_of(folder: Path) -> tuple[list[str], list[str]]:
+    """(paths of pictures, names of other files); what is hidden is neither."""
+    paths, left_out = [], []
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if hidden or path.is_dir():
+            continue
+        if path.suffix.lower() in SUFFIXES and _opens(path):
+            paths.append(str(path))
+        else:
+            left_out.append(str(inside))
+    return paths, left_out
+
+
+def _opens(path: Path) -> bool:
+    """Whether it begins as a picture does; what comes then is read when it is needed."""
+    try:
+        with reading(path, path):
+            return True
+    except ValueError:
+        return False
+
+
+def _named(left_out: list[str]) -> str:
+    """Such as ", 13 left out: notes.txt, broken.png, ..."; nothing if nothing was."""
+    if not left_out:
+        return ""
+    names = [*left_out[:NAMED], *(["..."] if len(left_out) > NAMED else [])]
+    return f", {len(left_out)} left out: {', '.join(names)}"
 
 
 def _read_data_set(name: str, split: str, column: str, streaming: bool):
     import datasets
 
     try:
+        _check_column(datasets.load_dataset_builder(name).info.features, column)
         rows = datasets.load_dataset(name, split=split, streaming=streaming)
         # not decoded here: the pictures of other processes need not be
         return rows.cast_column(column, datasets.Image(decode=False))
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"No pictures at {name!r} ({str(error).splitlines()[0][:160]}). Give a folder, or the "
+            f"No pictures at {name!r} ({reason(error)}). Give a folder, or the "
             f"id of a data set on the hub with a column {column!r} of images (--column, --split)."
         ) from None
+
+
+def _check_column(features: dict | None, column: str):
+    """ValueError if the data set says that it has no such column, before anything is fetched."""
+    if features is not None:
+        checks.choice("column", column, features)
 
 
 def _share_of_stream(rows, seed: int, rank: int, world: int):

@@ -3,20 +3,21 @@
 Everything that is done to it is said in a sentence.
 """
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ..pictures import transparency
+from ..pictures import as_mask, orientation, standardize, transparency
 
 TINY = 32  # pixels, of a side: below, there is nothing to see
 LARGE = 2048  # pixels, of a side: above, the picture is made smaller at once, to save memory
 READABLE = "PNG, JPEG or WebP"
-ORIENTATION = 0x0112  # the EXIF tag in which a camera notes how it was turned
+# what the file of an iPhone begins with, whatever it is called
+HEIC = re.compile(rb"....ftyp(heic|heix|hevc|heim|heis|mif1|msf1)", re.DOTALL)
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 Size = tuple[int, int]  # width, height in pixels
@@ -65,21 +66,21 @@ def _read_upright(
 
     shrink: read a huge JPEG at half, a quarter or an eighth of its size.
     """
-    with _reading(path, name) as file:
-        turned = file.getexif().get(ORIENTATION, 1)
-        swapped = turned >= 5  # then width and height change places
-        full_size = file.size[::-1] if swapped else file.size
+    with reading(path, name) as file:
+        full_size = file.size
         if file.format == "JPEG" and shrink:
             file.draft("RGB", (2 * LARGE, 2 * LARGE))
-        picture = eight_bits(ImageOps.exif_transpose(file))
-    notes = [] if turned == 1 else ["turned upright, as the camera noted"]
+        file.load()
+        if orientation(file) >= 5:  # it lies on its side
+            full_size = full_size[::-1]
+        picture, notes = standardize(file)
     return picture, full_size, notes
 
 
 def _read_mask(path: str | Path, name: str | Path, full_size: Size) -> Image.Image:
     """ "L", of the upright photo's size."""
-    with _reading(path, path) as file:
-        mask = eight_bits(file).convert("L")
+    with reading(path, path) as file:
+        mask = as_mask(file)
     if mask.size != full_size:
         raise ValueError(
             f"The mask {path} is {mask.width} x {mask.height}, but {name} is "
@@ -128,8 +129,11 @@ def _square(box: Box, size: Size, at_least: int = 0) -> Box:
 
 
 @contextmanager
-def _reading(path: str | Path | BinaryIO, name: str | Path) -> Iterator[Image.Image]:
+def reading(path: str | Path | BinaryIO, name: str | Path) -> Iterator[Image.Image]:
     """The open file; one that cannot be read ends in a ValueError that says so."""
+    if isinstance(path, str | Path) and Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{name} is not a file. Give the path of a {READABLE} file.")
+    _know_heic()
     try:
         with Image.open(path) as file:
             yield file
@@ -138,18 +142,31 @@ def _reading(path: str | Path | BinaryIO, name: str | Path) -> Iterator[Image.Im
             f"There is no picture at {name}. Give the path of a {READABLE} file."
         ) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if _is_heic(path):
+            raise ValueError(
+                f"{name} is a HEIC photo, which needs pillow-heif: `pip install pillow-heif`, or "
+                "save it as JPEG."
+            ) from None
         raise ValueError(
             f"{name} cannot be read as a picture ({error}). Give a {READABLE} file."
         ) from None
 
 
-def eight_bits(picture: Image.Image) -> Image.Image:
-    """Any mode (grey, palette, CMYK, 16 bits, float) -> RGB, or RGBA if it is transparent."""
-    if picture.mode.startswith("I"):  # 16 bits of grey: keep the upper 8
-        upper = np.asarray(picture).astype(np.uint32) // 256
-        picture = Image.fromarray(upper.clip(0, 255).astype("uint8"))
-    elif picture.mode == "F":
-        values = np.asarray(picture)
-        spread = max(np.ptp(values), 1e-8)
-        picture = Image.fromarray((255 * (values - values.min()) / spread).astype("uint8"))
-    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+def _know_heic() -> None:
+    """Let PIL open HEIC, if pillow-heif is there."""
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+
+
+def _is_heic(path: str | Path | BinaryIO) -> bool:
+    start = b""
+    with suppress(OSError, ValueError):
+        if isinstance(path, str | Path):
+            with open(path, "rb") as file:
+                start = file.read(16)
+        else:
+            path.seek(0)
+            start = path.read(16)
+    return HEIC.match(start) is not None

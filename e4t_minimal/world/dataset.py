@@ -8,6 +8,7 @@ from importlib.resources import files
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from .. import checks
 from .drawing import draw
 from .identities import NAMES, identity, named
 from .random_numbers import rng_of
@@ -23,6 +24,7 @@ def example(domain: str, split: str, index: int, seed: int = 0, plain: float = 0
     split "named": the celebrities in turn, three times in four under their name.
     plain: see `Scene.sample`.
     """
+    checks.number(0, 1, plain=plain)
     rng = rng_of("example", domain, split, seed, index)
     if split == "named":
         one = named(domain)[index % NAMES]
@@ -52,6 +54,8 @@ def as_dataset(
 
     It is drawn once, by `num_proc` processes, and then read from its cache.
     """
+    checks.whole(1, checks.MANY, pictures=pictures)
+    checks.seed(seed)
     from datasets import Dataset  # half a second, for whoever only wants a picture
 
     def examples(indices: list[int]) -> Iterator[dict]:

@@ -3,13 +3,14 @@
 import random
 from dataclasses import dataclass
 
-from .identities import DOMAINS
-from .scenery import PLACES, PLAIN, STYLES
+from .. import checks
+from .identities import DOMAINS, EXPRESSIONS
+from .scenery import BACKGROUNDS, PLACES, PLAIN, STYLES
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All but `seed` and `shift` can be asked for in words."""
+    """All but `seed` and `shift` can be asked for in words. ValueError for what there is not."""
 
     background: str = "white"
     style: str = "photo"
@@ -17,6 +18,14 @@ class Scene:
     size: str = "large"  # or "small"
     shift: int = 0  # pixels to the right
     seed: int = 0  # where the stars and the trees stand
+
+    def __post_init__(self):
+        checks.choice("background", self.background, BACKGROUNDS)
+        checks.choice("style", self.style, STYLES)
+        checks.choice("expression", self.expression, EXPRESSIONS)
+        checks.choice("size", self.size, ("large", "small"))
+        checks.whole(-32, 32, shift=self.shift)
+        checks.seed(self.seed)
 
     @property
     def shows_background(self) -> bool:
