@@ -2,6 +2,7 @@
 
 import io
 from datetime import datetime
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,6 +33,12 @@ from e4t_minimal.world import DOMAINS, Scene, draw, identity
 def close():
     yield
     plt.close("all")
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    """Pictures in three denoising steps, so that tests need not wait."""
+    monkeypatch.setattr("e4t_minimal.inspection.views.sample", partial(sample, steps=3))
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +179,23 @@ def test_playground_takes_uploads_and_refuses_what_is_no_picture(base):
     one.upload.value = (uploaded("wide.jpg", Image.new("RGB", (90, 60), "pink"), "JPEG"),)
     assert one.pictures["wide.jpg"].size == (60, 60)
     assert "90 x 60 is not square" in one.message.value
+    more = [uploaded("<b>", b""), uploaded("next.png", person), uploaded("cut.png", b"\x89PNG")]
+    one.upload.value = tuple(more)
+    assert one.which.value == "next.png"
+    assert "&lt;b&gt; cannot be read" in one.message.value
+    assert "cut.png cannot be read" in one.message.value
+
+
+def test_an_error_that_is_not_ours_is_said_too(base, monkeypatch):
+    def no_memory(*_):
+        raise RuntimeError("CUDA out of memory. Tried to allocate\nmuch")
+
+    one = Playground(base)
+    monkeypatch.setattr("e4t_minimal.inspection.widgets.playground", no_memory)
+    one.go.click()
+    assert "RuntimeError: CUDA out of memory. Tried to allocate" in one.message.value
+    assert not one.go.disabled
+    assert not one.gallery.children
 
 
 def test_playground_says_why_a_picture_cannot_be_learned_and_goes_on(base):
@@ -188,6 +212,10 @@ def test_playground_says_why_a_picture_cannot_be_learned_and_goes_on(base):
     one.steps.value = 0
     one.prompt.value = "S* with {braces}"
     one.go.click()
+    assert "no token for" in one.message.value
+    assert not attached_offsets(base.unet)
+    one.prompt.value = "a photo of S*"
+    one.go.click()
     assert len(one.gallery.children) == 1
     assert not one.message.value
 
@@ -197,7 +225,7 @@ def test_what_changed_shows_the_same_noise_three_times(base):
     figure = what_changed(base, image, settings=Settings(prompts=("a photo of S*",), steps=1))
     shown = [axis.images[0].get_array() for axis in figure.axes if axis.images]
     assert len(shown) == 4
-    assert (shown[1] == np.asarray(sample(base, "a photo of a face")[0])).all()
+    assert (shown[1] == np.asarray(sample(base, "a photo of a face", steps=3)[0])).all()
     assert (shown[1] != shown[2]).any()
     assert (shown[2] != shown[3]).any()
     one = WhatChanged(base)
