@@ -19,11 +19,10 @@ from PIL import Image
 from . import DATA, checks
 from .files import check_device, quiet
 from .pictures import square
-from .pipelines import load_parts
+from .pipelines import PREDICTIONS, load_parts
 
 # for bases that bring no vision tower of their own
 VISION = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-PREDICTIONS = ("epsilon", "v_prediction", "sample")  # what a U-Net may have been trained to say
 
 
 @dataclass

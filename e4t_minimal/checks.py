@@ -81,7 +81,9 @@ def _refuse_unknown(prompt: str, tokenizer):
         return tokenizer.unk_token_id in tokenizer(text, add_special_tokens=False).input_ids
 
     letters = dict.fromkeys(letter for letter in prompt if is_unknown(letter))
-    unknown = ", ".join(map(repr, letters)) or repr(tokenizer.unk_token)
+    if tokenizer.unk_token in prompt:
+        letters = [tokenizer.unk_token]
+    unknown = ", ".join(map(repr, letters))
     raise ValueError(f"This base has no token for {unknown}; write {prompt!r} without.")
 
 

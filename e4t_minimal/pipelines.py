@@ -13,12 +13,13 @@ from pathlib import Path
 
 import torch
 
-from .checks import number, reason, whole
+from .checks import choice, number, reason, whole
 from .files import generator
 
 FITS = "What fits is a Stable Diffusion 1.x or 2.x for text to image, as diffusers saves it."
 SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".bin")
 CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+PREDICTIONS = ("epsilon", "v_prediction", "sample")  # what a U-Net may have been trained to say
 LARGEST = 512  # height and width of latents: pictures of 4,096 pixels
 
 
@@ -164,6 +165,7 @@ def check_fit(path: str, pipe):
         number(1e-6, 1e6, scaling_factor=pipe.vae.config.scaling_factor)
         longest = pipe.text_encoder.config.max_position_embeddings
         whole(3, longest, model_max_length=pipe.tokenizer.model_max_length)
+        choice("base that predicts", pipe.scheduler.config.prediction_type, PREDICTIONS)
         whole(1, pipe.text_encoder.config.vocab_size, words_of_the_tokenizer=len(pipe.tokenizer))
     except ValueError as error:
         raise ValueError(f"{path!r} does not fit: in its configuration, {error}") from None

@@ -186,6 +186,9 @@ def pretrain(
         accelerator.process_index,
         accelerator.num_processes,
     )
+    if accelerator.is_main_process:
+        for note in pictures.notes:
+            typer.echo(f"{source}: {note}")
     model = start.load(str(accelerator.device), learning.seed)
     if memory.checkpointing:
         model.base.unet.enable_gradient_checkpointing()

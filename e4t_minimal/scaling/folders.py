@@ -95,7 +95,8 @@ class Pictures:
 
     def _picture(self, number: int) -> Image.Image:
         """Picture `number` of an endless sequence of shuffled epochs."""
-        for candidate in range(number, number + len(self.rows)):
+        # two epochs from anywhere hold a whole one, and so each picture
+        for candidate in range(number, number + 2 * len(self.rows)):
             epoch, place = divmod(candidate, len(self.rows))
             row = int(self._order_of(epoch)[place])
             picture = self._open(self.rows[row])
