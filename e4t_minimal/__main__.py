@@ -1,6 +1,6 @@
 """`e4t`, and `python -m e4t_minimal`, as `accelerate launch -m` needs it."""
 
-from .errors import one_sentence
+from .helpers.errors import one_sentence
 
 
 def main():

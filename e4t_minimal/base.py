@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from . import DATA, checks
-from .files import check_device, quiet
-from .pictures import square
-from .pipelines import PREDICTIONS, load_parts
+from . import DATA
+from .helpers import checks
+from .helpers.files import check_device, quiet
+from .helpers.pictures import square
+from .helpers.pipelines import PREDICTIONS, load_parts
 
 # for bases that bring no vision tower of their own
 VISION = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"

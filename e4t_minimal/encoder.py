@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from . import checks
 from .base import Base
+from .helpers import checks
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from . import checks
 from .base import Base
 from .encoder import ENCODERS, Encoder, encoder_half
-from .hooking import ONE_AT_A_TIME, check_hookable
+from .helpers import checks
+from .helpers.hooking import ONE_AT_A_TIME, check_hookable
+from .helpers.pictures import square
+from .helpers.stored import StoredModel, damaged, kind_of, read_model, rebuild, write_model
 from .offsets import add_offsets, attached_offsets, fold, remove_offsets, unfold
-from .pictures import square
 from .placeholder import Placeholder
 from .regularizers import TERMS
-from .stored import StoredModel, damaged, kind_of, read_model, rebuild, write_model
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import re
 import torch
 from torch import nn
 
-from . import checks
-from .hooking import check_hookable, exchange_weights, hanging, restore_weight
+from .helpers import checks
+from .helpers.hooking import check_hookable, exchange_weights, hanging, restore_weight
 
 
 class WeightOffset(nn.Module):

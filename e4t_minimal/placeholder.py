@@ -7,8 +7,8 @@ import torch
 from transformers import AddedToken
 
 from .base import Base
-from .checks import texts
-from .hooking import check_hookable
+from .helpers.checks import texts
+from .helpers.hooking import check_hookable
 
 TOKEN = "S*"
 

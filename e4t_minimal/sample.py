@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 from torch.nn.utils import parametrize
 
-from . import checks
 from .base import Base
 from .encoder import unet_features
-from .hooking import ONE_AT_A_TIME
+from .helpers import checks
+from .helpers.hooking import ONE_AT_A_TIME
+from .helpers.pipelines import generators, set_scheduler
 from .model import E4T
-from .pipelines import generators, set_scheduler
 from .placeholder import TOKEN
 
 DRAWN_AT_ONCE = 32  # pictures

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from . import checks
 from .base import Base
-from .files import generator
+from .helpers import checks
+from .helpers.files import generator
+from .helpers.optimizers import adamw
+from .helpers.pictures import as_mask, mask_of, on_backgrounds, standardize
 from .model import E4T, Batch
-from .optimizers import adamw
-from .pictures import as_mask, mask_of, on_backgrounds, standardize
 from .regularizers import TERMS
 
 

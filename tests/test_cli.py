@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from e4t_minimal import DATA
 from e4t_minimal.cli.app import app
 from e4t_minimal.cli.loading import load_picture
-from e4t_minimal.pictures import transparency
+from e4t_minimal.helpers.pictures import transparency
 
 HEAVY = {"torch", "numpy", "PIL", "diffusers", "transformers", "datasets", "accelerate"}
 

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from e4t_minimal import DATA
 from e4t_minimal.cli.app import app
+from e4t_minimal.helpers.stored import read_config
 from e4t_minimal.model import E4T
 from e4t_minimal.scaling.checkpoint import read_facts
-from e4t_minimal.stored import read_config
 
 FACES = DATA / "faces"
 

@@ -28,11 +28,18 @@ from e4t_minimal.evaluation.benchmark import Record
 from e4t_minimal.evaluation.records import append_records, read_records
 from e4t_minimal.evaluation.results import read_report
 from e4t_minimal.evaluation.study import read_votes
-from e4t_minimal.files import OWN, check_apart, check_writable, replacing, replacing_folder
+from e4t_minimal.helpers.files import OWN, check_apart, check_writable, replacing, replacing_folder
+from e4t_minimal.helpers.reading import DEEPEST, check_alike, parse_json, read_json, read_tensors
+from e4t_minimal.helpers.stored import (
+    NEW,
+    StoredModel,
+    check_target,
+    read_config,
+    read_model,
+    write_model,
+)
 from e4t_minimal.model import E4T
-from e4t_minimal.reading import DEEPEST, check_alike, parse_json, read_json, read_tensors
 from e4t_minimal.scaling.convert import CARD, PublicConfig, fold_public
-from e4t_minimal.stored import NEW, StoredModel, check_target, read_config, read_model, write_model
 
 PACKAGE = Path(__file__).resolve().parent.parent / "e4t_minimal"
 
@@ -499,8 +506,8 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
 
 
 def test_who_waits_too_long_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("e4t_minimal.files.PATIENCE", 0.1)
-    code = "import sys, time\nfrom e4t_minimal.files import replacing\n"
+    monkeypatch.setattr("e4t_minimal.helpers.files.PATIENCE", 0.1)
+    code = "import sys, time\nfrom e4t_minimal.helpers.files import replacing\n"
     code += "with replacing(sys.argv[1]) as new:\n print(flush=True)\n time.sleep(60)"
     with started(code, tmp_path / "a.json") as other:
         other.stdout.readline()
@@ -516,8 +523,8 @@ def started(code, *arguments):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_in_a_sentence_and_leaves_nothing(tmp_path, number):
-    code = "import sys, time\nfrom e4t_minimal.errors import one_sentence\n"
-    code += "with one_sentence('e4t'):\n from e4t_minimal.files import replacing\n"
+    code = "import sys, time\nfrom e4t_minimal.helpers.errors import one_sentence\n"
+    code += "with one_sentence('e4t'):\n from e4t_minimal.helpers.files import replacing\n"
     code += " with replacing(sys.argv[1]) as new:\n"
     code += "  new.write_text('half')\n  print(flush=True)\n  time.sleep(60)"
     with started(code, tmp_path / "a.json") as program:

@@ -24,14 +24,14 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_base, tiny_e4t
 from trying import attempt
 
-from e4t_minimal import checks
 from e4t_minimal.base import load_base
 from e4t_minimal.encoder import Encoder, EncoderConfig
 from e4t_minimal.evaluation.alternatives import ResNetEncoderConfig
 from e4t_minimal.evaluation.scores import People
-from e4t_minimal.files import generator
+from e4t_minimal.helpers import checks
+from e4t_minimal.helpers.files import generator
+from e4t_minimal.helpers.pictures import as_mask, square, standardize, transparency
 from e4t_minimal.model import E4T, Batch
-from e4t_minimal.pictures import as_mask, square, standardize, transparency
 from e4t_minimal.placeholder import Placeholder
 from e4t_minimal.regularizers import TERMS
 from e4t_minimal.sample import sample, sample_steps, start_noise

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from trying import record
 
 from e4t_minimal import DATA
-from e4t_minimal.files import OWN
-from e4t_minimal.stored import read_model
+from e4t_minimal.helpers.files import OWN
+from e4t_minimal.helpers.stored import read_model
 
 KILLS = int(os.environ.get("E4T_KILLS", 20))
 pytestmark = pytest.mark.slow

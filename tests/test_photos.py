@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from e4t_minimal.pictures import transparency
+from e4t_minimal.helpers.pictures import transparency
 from e4t_minimal.scaling.photos import LARGE, open_photo
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from e4t_minimal.helpers.pictures import on_backgrounds
 from e4t_minimal.model import E4T
-from e4t_minimal.pictures import on_backgrounds
 from e4t_minimal.regularizers import TERMS, embedding_l2, outside_change
 from e4t_minimal.train import (
     PERSONALIZATION,

@@ -72,8 +72,8 @@ def personalize(
     out: Out = Path("outputs/concept"),
 ):
     """Learn the concept of one PICTURE, save it as a folder, and draw it."""
+    from ..helpers.stored import check_target
     from ..sample import sample
-    from ..stored import check_target
     from ..train import PERSONALIZATION, personalize
 
     check_target(
@@ -105,7 +105,7 @@ def sample(
     seed: int = 0,
 ):
     """Draw a CONCEPT that `personalize` saved."""
-    from ..files import check_writable
+    from ..helpers.files import check_writable
     from ..sample import sample
 
     folder = out or concept / "pictures"

@@ -27,9 +27,9 @@ def demo(
     from ..evaluation.judge import Judge
     from ..evaluation.prompts import PROMPTS
     from ..evaluation.scores import score
-    from ..files import check_file, replacing
+    from ..helpers.files import check_file, replacing
+    from ..helpers.pictures import square
     from ..inspection.plots import gallery
-    from ..pictures import square
     from ..sample import sample
     from ..train import PERSONALIZATION, personalize
 

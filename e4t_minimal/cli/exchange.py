@@ -15,7 +15,7 @@ def export(concept: Path, base: BaseOptions, out: Out = Path("outputs/export")):
 
     A textual-inversion embedding and merged attention weights.
     """
-    from ..files import check_apart, check_new
+    from ..helpers.files import check_apart, check_new
     from ..scaling.convert import export
 
     check_apart(out, concept=concept)
@@ -36,8 +36,8 @@ def import_weights(
 ):
     """Take over the weight offsets of a public E4T checkpoint; its encoder cannot be."""
     from ..base import load_base
+    from ..helpers.stored import check_target
     from ..scaling.convert import import_public
-    from ..stored import check_target
 
     check_target(out, checkpoint=folder, base=local(base))
     model, notes = import_public(folder, load_base(base), class_word)

@@ -52,7 +52,7 @@ def load_base_of(
 ) -> "Base":
     """The base that an E4T folder was made for ("toy" without one), unless another is named."""
     from ..base import VISION, load_base
-    from ..stored import read_config
+    from ..helpers.stored import read_config
 
     config = read_config(weights) if weights else {"base": "toy"}
     return load_base(
@@ -73,7 +73,7 @@ def number_format(name: str) -> "torch.dtype":
     """The torch dtype of fp32, bf16 or fp16; ValueError for another."""
     import torch
 
-    from ..checks import choice
+    from ..helpers.checks import choice
 
     choice("number format", name, DTYPES)
     return getattr(torch, DTYPES[name])

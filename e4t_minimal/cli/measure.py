@@ -50,8 +50,8 @@ def evaluate(
 
     from ..base import load_base
     from ..evaluation.scores import evaluate
-    from ..files import check_file
-    from ..stored import read_config
+    from ..helpers.files import check_file
+    from ..helpers.stored import read_config
     from ..train import PERSONALIZATION
 
     if not re.fullmatch(r"\d+(,\d+)*", steps):
@@ -173,7 +173,7 @@ def _draw(path: Path, summary: dict[str, dict], domain: str) -> None:
     """Curves, and a gallery of last pictures, beside the records in `path`."""
     from ..evaluation.figures import curves, last_pictures
     from ..evaluation.pictures import picture_path
-    from ..files import replacing
+    from ..helpers.files import replacing
 
     with replacing(path.with_suffix(".png")) as new:
         curves(summary).savefig(new, format="png")
@@ -198,7 +198,7 @@ def speed(
 ):
     """Seconds of sampling against the stock pipeline's, and of a step against a LoRA step's."""
     from ..evaluation.speed import measure
-    from ..files import check_file
+    from ..helpers.files import check_file
 
     check_file(out)
     write_report(measure(narrow, resolution, repeats), out)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import one_sentence
+from ..helpers.errors import one_sentence
 
 if TYPE_CHECKING:
     from ..train import Schedule

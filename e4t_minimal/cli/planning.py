@@ -51,7 +51,7 @@ def plan(
     out: Report = None,
 ):
     """Peak memory and stored bytes of both phases on one device, without allocating them."""
-    from ..files import check_file
+    from ..helpers.files import check_file
     from ..scaling.architectures import read_architecture
     from ..scaling.plan import PHASES, plan
 

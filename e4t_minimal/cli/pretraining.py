@@ -127,7 +127,7 @@ class RunOptions:
 
     def check(self, **sources: str | Path | None) -> None:
         """ValueError if something else lies where it should be written, or nothing can be."""
-        from ..files import OWN, check_apart, check_writable
+        from ..helpers.files import OWN, check_apart, check_writable
 
         check_apart(self.out, **sources)
         check_writable(self.out / "state.safetensors")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def write_report(report: dict, path: Path | None) -> None:
     """Print a report, and write it if there is a path."""
-    from ..files import replacing
+    from ..helpers.files import replacing
 
     text = json.dumps(report, indent=2, allow_nan=False)  # a NaN is no result
     typer.echo(text)
@@ -28,7 +28,7 @@ def write_report(report: dict, path: Path | None) -> None:
 
 def write_pictures(folder: Path, pictures: list["Image.Image"], prompts: list[str]) -> None:
     """One PNG each, numbered and named after its prompt, beside those that are there already."""
-    from ..files import locked
+    from ..helpers.files import locked
 
     with locked(folder):  # of two processes, one numbers after the other
         for picture, prompt in zip(pictures, prompts, strict=True):
@@ -38,7 +38,7 @@ def write_pictures(folder: Path, pictures: list["Image.Image"], prompts: list[st
 
 def _write_new(folder: Path, name: str, picture: "Image.Image") -> Path:
     """NUMBER-NAME.png with the first number that no picture in the folder has."""
-    from ..files import replacing
+    from ..helpers.files import replacing
 
     number = 0
     while any(folder.glob(f"{number:02d}-*")):

@@ -9,10 +9,11 @@ import torch
 from pydantic import BaseModel
 from tqdm.auto import tqdm
 
-from .. import DATA, checks
+from .. import DATA
 from ..base import Base, load_base
-from ..files import replacing
-from ..reading import read_json
+from ..helpers import checks
+from ..helpers.files import replacing
+from ..helpers.reading import read_json
 from ..scaling.fixed import fixed
 from ..train import PERSONALIZATION, Schedule
 from ..training.e4t import fit

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .. import checks
 from ..base import Base
 from ..encoder import ENCODERS
+from ..helpers import checks
 from ..model import E4T, Batch, Prediction
 from ..offsets import OFFSETS, STORED, attention_projections
 from ..regularizers import TERMS

@@ -15,11 +15,12 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from .. import DATA, checks
+from .. import DATA
 from ..base import Base, load_base
-from ..errors import one_sentence
-from ..files import check_writable, replacing
-from ..stored import read_model
+from ..helpers import checks
+from ..helpers.errors import one_sentence
+from ..helpers.files import check_writable, replacing
+from ..helpers.stored import read_model
 from ..world import DOMAINS, Scene, draw, identity
 from .baselines import METHODS, Method, class_pictures, model_for, personalize_with, stored_bytes
 from .judge import Judge

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import nn
 
 from .. import DATA
-from ..pictures import square
-from ..reading import check_alike, read_tensors
+from ..helpers.pictures import square
+from ..helpers.reading import check_alike, read_tensors
 from ..world import DOMAINS, EXPRESSIONS, Identity
 from ..world.scenery import BACKGROUNDS, STYLES
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..reading import read_json_lines
+from ..helpers.reading import read_json_lines
 
 
 def read_records(path: Path, schema: Any = None) -> list:

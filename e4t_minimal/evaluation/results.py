@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ..reading import read_json
+from ..helpers.reading import read_json
 from .baselines import METHODS
 from .scores import interval
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .. import checks
 from ..base import Base
+from ..helpers import checks
 from ..model import E4T
 from ..sample import sample
 from ..train import PERSONALIZATION, Schedule, personalize, prepare

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from ..base import Base
-from ..hooking import check_hookable
+from ..helpers.hooking import check_hookable
 from .attention import ObservedDelta, observed_attention
 from .names import PROJECTIONS, attention_layers, blocks
 from .observer import Observer, change_first

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ..files import replacing
+from ..helpers.files import replacing
 from .hooks import observing
 from .names import axes_of
 from .observer import Observer

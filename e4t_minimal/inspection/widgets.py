@@ -12,7 +12,7 @@ from PIL import Image
 
 from .. import DATA
 from ..base import Base
-from ..checks import reason
+from ..helpers.checks import reason
 from ..scaling.photos import open_photo
 from ..world import DOMAINS, Scene, draw
 from ..world.scenery import BACKGROUNDS, STYLES

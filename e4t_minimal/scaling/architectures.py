@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from ..base import VISION, Base, path_of
-from ..checks import reason
-from ..files import quiet
-from ..reading import read_json
+from ..helpers.checks import reason
+from ..helpers.files import quiet
+from ..helpers.reading import read_json
 
 CONFIGS = Path(__file__).parent / "configs"
 SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.json"))

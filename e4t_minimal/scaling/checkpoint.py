@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from ..files import replacing
-from ..reading import check_alike, parse_json, read_tensors, read_texts
+from ..helpers.files import replacing
+from ..helpers.reading import check_alike, parse_json, read_tensors, read_texts
 
 Tensors = dict[str, torch.Tensor]
 Averages = dict[int, dict[str, int | float]]  # what of an optimizer's state are plain numbers

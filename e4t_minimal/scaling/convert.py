@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save_file
 
 from ..base import Base, path_of
-from ..checks import reason
-from ..files import check_apart, check_new, replacing_folder
+from ..helpers.checks import reason
+from ..helpers.files import check_apart, check_new, replacing_folder
+from ..helpers.reading import read_json, read_tensors
 from ..model import E4T
 from ..offsets import FoldedOffset, attention_projections
-from ..reading import read_json, read_tensors
 from .fixed import fixed_word
 
 # a tensor of their weight_offsets.pt: attention layer, projection, and which tensor of the offset

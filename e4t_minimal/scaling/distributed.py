@@ -15,10 +15,10 @@ from accelerate.utils import gather_object
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from .. import checks
-from ..files import generator
+from ..helpers import checks
+from ..helpers.files import generator
+from ..helpers.optimizers import adamw
 from ..model import E4T, Batch
-from ..optimizers import adamw
 from ..regularizers import TERMS
 from ..train import (
     PRETRAINING,

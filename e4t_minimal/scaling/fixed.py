@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from .. import checks
 from ..base import Base
 from ..encoder import ENCODERS
+from ..helpers import checks
 from ..model import E4T
 from ..sample import start_noise
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from .. import checks
-from ..checks import reason
-from ..files import generator
-from ..pictures import standardize
+from ..helpers import checks
+from ..helpers.checks import reason
+from ..helpers.files import generator
+from ..helpers.pictures import standardize
 from .photos import reading
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif"}

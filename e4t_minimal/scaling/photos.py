@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from ..pictures import as_mask, orientation, standardize, transparency
+from ..helpers.pictures import as_mask, orientation, standardize, transparency
 
 TINY = 32  # pixels, of a side: below, there is nothing to see
 LARGE = 2048  # pixels, of a side: above, the picture is made smaller at once, to save memory

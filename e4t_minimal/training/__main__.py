@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import one_sentence
+from ..helpers.errors import one_sentence
 
 if TYPE_CHECKING:
     from .loop import Training
@@ -35,7 +35,7 @@ def command(function: Callable) -> Callable:
 
 def write_report(path: Path, report: dict):
     """Print a report and write it as JSON."""
-    from ..files import replacing
+    from ..helpers.files import replacing
 
     text = json.dumps(report, indent=2, allow_nan=False)
     with replacing(path) as new:
@@ -165,7 +165,7 @@ def check(
     people: Annotated[int, typer.Option(min=1, max=256, help="Of each domain.")] = 64,
 ):
     """Let the judge look at what a base draws; the figures go to runs/check.json and its card."""
-    from ..files import check_file
+    from ..helpers.files import check_file
     from ..scaling.architectures import read_architecture
     from .check import check as look_at
 
@@ -177,7 +177,7 @@ def check(
 @command
 def probe(base: str = "toy"):
     """What a linear layer finds in the vision tower's [CLS] tokens, into runs/probe.json."""
-    from ..files import check_file
+    from ..helpers.files import check_file
     from ..scaling.architectures import read_architecture
     from .probe import probe as measure
 
@@ -214,7 +214,7 @@ def ablate(
     """What each choice of E4T is worth: train and measure variants with one thing changed."""
     from ..evaluation.ablations import ablate as measure
     from ..evaluation.scores import People
-    from ..files import check_file
+    from ..helpers.files import check_file
 
     people = People(domain, identities)
     path = out / f"ablation-{domain}.json"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..reading import parse_json
+from ..helpers.reading import parse_json
 from ..world import DOMAINS, EXPRESSIONS, Identity, Scene, as_dataset
 from ..world.scenery import BACKGROUNDS, STYLES
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .. import checks
+from ..helpers import checks
 from ..model import E4T, Batch
 from ..train import Schedule, Step, draw_batch
 

@@ -7,14 +7,14 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .. import checks
 from ..base import load_base
 from ..encoder import ENCODERS
 from ..evaluation.gap import conditioning_gap
-from ..files import check_device
+from ..helpers import checks
+from ..helpers.files import check_device
+from ..helpers.stored import check_target
 from ..model import E4T, Batch
 from ..offsets import OFFSETS, new_offsets
-from ..stored import check_target
 from ..train import PRETRAINING, parameter_groups, prepare
 from ..train import fit as fit_phase
 from ..world import DOMAINS, Scene, caption, draw, identity

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from ..evaluation.judge import QUESTIONS, Judge
-from ..files import replacing
+from ..helpers.files import replacing
 from ..world import DOMAINS
 from .data import UNKNOWN, Pictures, pictures, training_pictures
 from .loop import Training, train

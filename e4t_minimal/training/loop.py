@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import trange
 
-from .. import checks
 from ..evaluation.records import append_records
-from ..files import check_device, check_writable, generator
+from ..helpers import checks
+from ..helpers.files import check_device, check_writable, generator
 from ..scaling.checkpoint import load_state, read_facts, save_state
 from .hardware import autocast
 

@@ -8,9 +8,9 @@ from transformers import CLIPVisionModelWithProjection
 
 from .. import DATA
 from ..base import load_base
-from ..checks import choice
-from ..files import replacing_folder
-from ..reading import read_json
+from ..helpers.checks import choice
+from ..helpers.files import replacing_folder
+from ..helpers.reading import read_json
 from ..world import DOMAINS, Scene, draw, identity
 from .unet import save
 

@@ -11,7 +11,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..evaluation.records import append_records, read_records
-from ..files import replacing
+from ..helpers.files import replacing
 from ..model import E4T
 from ..scaling.checkpoint import load_state, read_facts, save_state
 

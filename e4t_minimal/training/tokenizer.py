@@ -5,7 +5,7 @@ from functools import cache
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from ..reading import parse_json
+from ..helpers.reading import parse_json
 from ..world import DOMAINS, EXPRESSIONS, named
 from ..world.scenery import BACKGROUNDS, STYLES
 

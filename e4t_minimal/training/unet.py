@@ -18,8 +18,8 @@ from transformers import (
 
 from ..base import Base, load_base
 from ..evaluation.gap import relative_gap
-from ..files import replacing
-from ..reading import check_alike, read_tensors
+from ..helpers.files import replacing
+from ..helpers.reading import check_alike, read_tensors
 from ..scaling.architectures import pipeline_of
 from ..world import caption, named
 from .captions import Readers, add_names_from_parts, ends, remove_names_from_parts

@@ -8,7 +8,7 @@ from importlib.resources import files
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from .. import checks
+from ..helpers import checks
 from .drawing import draw
 from .identities import NAMES, identity, named
 from .random_numbers import rng_of

@@ -10,8 +10,8 @@ import resvg_py
 from dicebear import Avatar, Style
 from PIL import Image
 
-from .. import checks
-from ..reading import parse_json
+from ..helpers import checks
+from ..helpers.reading import parse_json
 from .captions import caption
 from .identities import DOMAINS, Identity
 from .scene import Scene

@@ -13,8 +13,8 @@ from functools import lru_cache
 from importlib.resources import files
 from itertools import count
 
-from .. import checks
-from ..reading import parse_json
+from ..helpers import checks
+from ..helpers.reading import parse_json
 from .random_numbers import rng_of
 
 NAMES = 512  # identities of each domain that have a name of their own

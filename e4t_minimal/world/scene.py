@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from .. import checks
+from ..helpers import checks
 from .identities import DOMAINS, EXPRESSIONS
 from .scenery import BACKGROUNDS, PLACES, PLAIN, STYLES
 
