@@ -149,7 +149,7 @@ MUTANTS = [
     ),
     Mutant(
         "half of the offsets left after an error",
-        "hooking.py",
+        "helpers/hooking.py",
         right="        _hang(modules, before)\n        raise",
         wrong="        raise",
         test="test_hooks.py::test_all_offsets_hang_or_none",
@@ -157,7 +157,7 @@ MUTANTS = [
     ),
     Mutant(
         "a copy's class shared with the original",
-        "hooking.py",
+        "helpers/hooking.py",
         right="module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))",
         wrong="assert shared",
         test="test_hooks.py::test_a_deep_copy_and_its_original_part",
@@ -165,7 +165,7 @@ MUTANTS = [
     ),
     Mutant(
         "two threads at a time",
-        "hooking.py",
+        "helpers/hooking.py",
         right="ONE_AT_A_TIME = RLock()",
         wrong="ONE_AT_A_TIME = __import__('contextlib').nullcontext()",
         test="test_hooks.py::test_two_drawings_at_once_in_two_threads_are_right",
