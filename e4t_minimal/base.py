@@ -75,10 +75,9 @@ class Base:
             padding="max_length",
             truncation=True,
             max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
         )
         checks.all_read(prompts, found, tokenizer)
-        return found.input_ids.to(self.device)
+        return torch.tensor(found.input_ids, device=self.device)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [-1, 1] -> scaled latents (B, C, h, w), the same every time: the mean."""

@@ -73,12 +73,12 @@ def test_defaults_of_the_command_line_are_the_schedules():
 
 
 def test_options_change_a_schedule():
-    changed = ScheduleOptions(lr=1.0, offsets_lr=2.0, l2=3.0, t_min=4, batch=5)
+    changed = ScheduleOptions(lr=0.1, offsets_lr=0.2, l2=3.0, t_min=4, batch=5)
     schedule = changed.change(PERSONALIZATION)
-    assert (schedule.lr, schedule.offsets_lr, schedule.t_min, schedule.batch) == (1.0, 2.0, 4, 5)
+    assert (schedule.lr, schedule.offsets_lr, schedule.t_min, schedule.batch) == (0.1, 0.2, 4, 5)
     assert schedule.weights == {"l2": 3.0, "outside": PERSONALIZATION.weights["outside"]}
     schedule = LearningOptions(micro=2, eight_bit=True, steps=3, seed=4).change(PERSONALIZATION)
     assert schedule == PERSONALIZATION.replace(micro=2, eight_bit=True, steps=3, seed=4)
-    schedule = PretrainingOptions(steps=1, batch=2, lr=3.0, offsets_lr=4.0, l2=5.0, seed=6)
-    expected = PRETRAINING.replace(steps=1, batch=2, lr=3.0, offsets_lr=4.0, seed=6)
+    schedule = PretrainingOptions(steps=1, batch=2, lr=0.3, offsets_lr=0.4, l2=5.0, seed=6)
+    expected = PRETRAINING.replace(steps=1, batch=2, lr=0.3, offsets_lr=0.4, seed=6)
     assert schedule.change(PRETRAINING) == expected.replace(weights={"l2": 5.0})

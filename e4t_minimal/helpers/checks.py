@@ -64,10 +64,10 @@ def texts(prompts: list[str] | str) -> list[str]:
 def all_read(prompts: list[str], found, tokenizer):
     """What a tokenizer has found in prompts is what stands there.
 
-    found: its token numbers and attention mask (B, T). Words that are cut off are named in a
-    warning. ValueError for what has no token: CLIP would read the end of the text there.
+    found: its token numbers and attention mask, B lists of T. Words that are cut off are named in
+    a warning. ValueError for what has no token: CLIP would read the end of the text there.
     """
-    rows = zip(prompts, found.input_ids.tolist(), found.attention_mask.tolist(), strict=True)
+    rows = zip(prompts, found.input_ids, found.attention_mask, strict=True)
     for prompt, ids, mask in rows:
         used = sum(mask)  # with the marks of start and end
         if tokenizer.unk_token_id in ids[1 : used - 1]:
