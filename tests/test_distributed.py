@@ -11,6 +11,7 @@ import datasets
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
