@@ -523,7 +523,9 @@ def started(code, *arguments):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_in_a_sentence_and_leaves_nothing(tmp_path, number):
-    code = "import sys, time\nfrom e4t_minimal.helpers.errors import one_sentence\n"
+    code = "import signal, sys, time\nfrom e4t_minimal.helpers.errors import one_sentence\n"
+    # a program started in the background of a shell would ignore SIGINT
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += "with one_sentence('e4t'):\n from e4t_minimal.helpers.files import replacing\n"
     code += " with replacing(sys.argv[1]) as new:\n"
     code += "  new.write_text('half')\n  print(flush=True)\n  time.sleep(60)"
