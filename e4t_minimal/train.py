@@ -98,7 +98,12 @@ def personalize(
 
 
 def fit(
-    model: E4T, data: Batch, schedule: Schedule, groups: list[dict], prior=None, state=None
+    model: E4T,
+    data: Batch,
+    schedule: Schedule,
+    groups: list[dict],
+    prior: Batch | None = None,
+    state=None,
 ) -> Iterator[Step]:
     """The training loop on one device, of both phases and of every baseline.
 

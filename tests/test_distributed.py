@@ -1,6 +1,5 @@
 """Two processes do what one does, and a stopped run goes on as if it had not stopped."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,8 +11,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from states import rewritten
 
 from e4t_minimal.base import load_base
 from e4t_minimal.model import E4T
@@ -200,19 +199,6 @@ def test_a_damaged_state_is_refused(base, folder, tmp_path, content):
         Run(tmp_path, resume=True).started_with()
 
 
-def rewritten(path, facts=None, drop="", **tensors):
-    """A state with other facts (None: without it) and tensors, without those named `drop`..."""
-    with safe_open(path, "pt") as file:
-        texts = file.metadata()
-    for name, fact in (facts or {}).items():
-        texts[name] = json.dumps(fact)
-        if fact is None:
-            del texts[name]
-    found = load_file(path) | tensors
-    kept = {name: tensor for name, tensor in found.items() if not drop or drop not in name}
-    save_file(kept, path, texts)
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -246,10 +232,7 @@ def test_a_state_that_lacks_something_is_refused(base, folder, stopped, tmp_path
 
 def test_a_state_without_a_scaler_is_refused(base, folder, stopped, tmp_path):
     shutil.copy(stopped / "state.safetensors", tmp_path)
-    with safe_open(tmp_path / "state.safetensors", "pt") as file:
-        texts = file.metadata()
-    del texts["scaler"]
-    save_file(load_file(tmp_path / "state.safetensors"), tmp_path / "state.safetensors", texts)
+    rewritten(tmp_path / "state.safetensors", facts={"scaler": None})
     with pytest.raises(ValueError, match="scaler: Field required"):
         trained(base, folder, tmp_path, resume=True, steps=2)
 

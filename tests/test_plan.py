@@ -126,5 +126,8 @@ def test_what_cannot_be_planned_is_refused():
         plan("sd15", "evaluate")
     with pytest.raises(ValueError, match="at least 1"):
         plan("sd15", schedule=WHOLE.replace(batch=4, micro=8))
+    for wrong in ({"batch": 0}, {"micro": 0}):
+        with pytest.raises(ValueError, match="is 0; give a whole number from 1"):
+            plan("sd15", schedule=WHOLE.replace(**wrong))
     with pytest.raises(ValueError, match="multiple of 64"):
         plan("sd15", resolution=500)

@@ -5,8 +5,8 @@ import os
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from states import rewritten
 from trying import record
 from typer.testing import CliRunner
 
@@ -88,19 +88,6 @@ def stopped(small, tmp_path, monkeypatch):
         with pytest.raises(Killed):
             e4t.fit(tmp_path / "it", **RECIPE)
     return tmp_path / "it"
-
-
-def rewritten(path, facts=None, drop="", **tensors):
-    """A state with other facts (None: without it) and tensors, without those named `drop`..."""
-    with safe_open(path, "pt") as file:
-        texts = file.metadata()
-    for name, fact in (facts or {}).items():
-        texts[name] = json.dumps(fact)
-        if fact is None:
-            del texts[name]
-    found = load_file(path) | tensors
-    kept = {name: tensor for name, tensor in found.items() if not drop or drop not in name}
-    save_file(kept, path, texts)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .checks import reason
+
 REFUSED = 2  # exit status after a bad input, a full disk, too little memory
 STOPPED = 128  # and this plus a signal's number after the signal
 
@@ -60,17 +62,14 @@ def _of_error(error: Exception) -> str | None:
     """What to say; None for an error of ours."""
     from safetensors import SafetensorError
 
-    if isinstance(error, MemoryError) or "memory" in str(error) and isinstance(error, RuntimeError):
+    is_memory = isinstance(error, RuntimeError) and "memory" in str(error)  # torch's way to say it
+    if isinstance(error, MemoryError) or is_memory:
         return (
-            f"not enough memory ({_line(error)}). Try fewer pictures at a time (--micro, --batch), "
-            "a lower --resolution, or a smaller number format (--dtype)."
+            f"not enough memory ({reason(error)}). Try fewer pictures at a time (--micro, "
+            "--batch), a lower --resolution, or a smaller number format (--dtype)."
         )
     if isinstance(error, SafetensorError):
-        return f"a file of tensors could not be read or written ({_line(error)})."
+        return f"a file of tensors could not be read or written ({reason(error)})."
     if isinstance(error, (ValueError, OSError)):
         return str(error) or type(error).__name__
     return None
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

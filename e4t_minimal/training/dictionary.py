@@ -26,7 +26,7 @@ def fit_dictionary(
     optimizer = torch.optim.AdamW(model.encoder.parameters(), schedule.lr, weight_decay=0.01)
     rate = _one_cycle(optimizer, schedule)
     first = state.load(optimizer) if state else 0
-    if first:
+    if first:  # again, from there on; it needs what the first one has told the optimizer
         rate = _one_cycle(optimizer, schedule, first - 1)
     # each picture's word takes the place of its prompt, so that both are drawn together
     data = data.replace(ids=words)
