@@ -7,8 +7,8 @@ From it come the cards at the end of notebook NN, and `solutions/NN_solutions.ip
                                        # with their solutions ("all": every one)
 
 A card has: title, difficulty (1-3), minutes, text, start (what the reader completes), check (prints
-"right", or "not yet" and why), hint, solution, why (one line after the solution) and, for the
-solutions notebook alone, setup (what the main notebook has defined by then).
+"right", or "not yet" and why) and hint; and, for the solutions notebook alone, solution, why (one
+line after it) and setup (what the main notebook has defined by then).
 """
 
 import sys
@@ -40,19 +40,12 @@ CARD = """### Exercise {number} · {title}
 
 {hint}
 
-</details>
-<details><summary>Solution</summary>
-
-```python
-{solution}
-```
-{why}
-
 </details>"""
 
 EXERCISES = """## Exercises
 
-Complete the cell under a card, run it, then run the check below it."""
+Complete the cell under a card, run it, then run the check below it. When you are done, or stuck
+for good: [the solutions]({repository}/blob/main/notebooks/solutions/{title}_solutions.ipynb)."""
 
 SOLUTIONS = """# Solutions · {title}
 
@@ -77,9 +70,9 @@ def cards(number: str) -> list[dict]:
     return tomllib.loads((HERE / "exercises" / f"{number}.toml").read_text("utf-8"))["card"]
 
 
-def cells_of(number: str) -> list:
+def cells_of(number: str, title: str) -> list:
     """The cells of the main notebook: of each card its face, a place to work, and the check."""
-    cells = [_text(EXERCISES, "exercise")]
+    cells = [_text(EXERCISES.format(repository=REPOSITORY, title=title), "exercise")]
     for i, card in enumerate(cards(number), 1):
         cells.append(_text(_face(i, card), "exercise"))
         cells.append(_code(card["start"], "exercise"))
@@ -119,10 +112,15 @@ def build(path: Path) -> Path:
     book = nbformat.read(path, 4)
     old = {cell.source: cell for cell in book.cells}
     cells = _with_head_and_cards(path, book.cells)
-    # an unchanged cell keeps its outputs
-    book.cells = [old.get(cell.source, cell) for cell in cells]
+    book.cells = [_with_outputs(cell, old.get(cell.source, cell)) for cell in cells]
     nbformat.write(book, path)
     return _build_solutions(path, book.metadata)
+
+
+def _with_outputs(cell, old):
+    """An unchanged cell keeps its outputs, its count and its id."""
+    old.metadata = cell.metadata
+    return old
 
 
 def _with_head_and_cards(path: Path, cells: list) -> list:
@@ -135,7 +133,7 @@ def _with_head_and_cards(path: Path, cells: list) -> list:
     first_code = next(i for i, cell in enumerate(body) if cell.cell_type == "code")
     intro, rest = body[:first_code], body[first_code:]
     badge, setup = head_of(path)
-    return [badge, *intro, setup, *rest, *cells_of(path.name[:2]), *end]
+    return [badge, *intro, setup, *rest, *cells_of(path.name[:2], path.stem), *end]
 
 
 def _build_solutions(path: Path, metadata: dict) -> Path:
@@ -150,15 +148,15 @@ def _build_solutions(path: Path, metadata: dict) -> Path:
 
 
 def _face(number: int, card: dict) -> str:
-    """The text of a card, hint and solution folded away."""
+    """The text of a card, the hint folded away."""
     difficulty = card["difficulty"]
-    parts = {name: card[name].strip() for name in ("text", "hint", "solution", "why")}
     return CARD.format(
         number=number,
         title=card["title"],
         stars="★" * difficulty + "☆" * (3 - difficulty),
         minutes=card["minutes"],
-        **parts,
+        text=card["text"].strip(),
+        hint=card["hint"].strip(),
     )
 
 
@@ -167,7 +165,12 @@ def _text(source: str, *tags: str):
 
 
 def _code(source: str, *tags: str):
-    return new_code_cell(source.strip(), metadata={"tags": list(tags)} if tags else {})
+    """A code cell; what only checks is folded away, in JupyterLab and in the site."""
+    metadata = {"tags": list(tags)} if tags else {}
+    if "check" in tags:
+        metadata["tags"].append("hide-input")
+        metadata["jupyter"] = {"source_hidden": True}
+    return new_code_cell(source.strip(), metadata=metadata)
 
 
 def _has(cell, tag: str) -> bool:

@@ -100,7 +100,7 @@ def sample(
     base: BaseOptions,
     prompt: Prompts = ("a photo of S*",),
     out: Path | None = None,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 10,
     guidance: float = 4.0,
     seed: int = 0,
 ):

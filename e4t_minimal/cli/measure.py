@@ -80,9 +80,7 @@ class ComparisonOptions:
     identities: Annotated[int, typer.Option(min=2)] = 16
     quick: Annotated[
         bool,
-        typer.Option(
-            help="4 identities, few steps, a batch of 8 always, pictures in 10 denoising steps."
-        ),
+        typer.Option(help="4 identities, few steps, a batch of 8 always."),
     ] = False
     search: Annotated[
         bool, typer.Option(help="Try learning rates on validation identities instead.")

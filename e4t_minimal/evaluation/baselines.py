@@ -179,7 +179,7 @@ def stored_bytes(method: Method, model: E4T) -> int:
 
 
 def class_pictures(
-    base: Base, class_word: str, count: int = 64, seed: int = 1_000_000, steps: int = 20
+    base: Base, class_word: str, count: int = 64, seed: int = 1_000_000, steps: int = 10
 ) -> list[Image.Image]:
     """DreamBooth's prior, once for a domain: what the base draws for the class word alone."""
     return sample(base, [f"a photo of a {class_word}"] * count, steps=steps, seed=seed)

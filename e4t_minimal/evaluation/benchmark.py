@@ -66,7 +66,7 @@ class Run:
     split: str = "held-out"
     factor: float = 1.0  # on the method's learning rates
     batch: int = BATCH
-    denoising: int = 20  # steps of drawing
+    denoising: int = 10  # steps of drawing
     seed: int = 0
     bf16: bool = False
     weights: str = ""  # the domain whose E4T is used (default: the person's own)
@@ -186,7 +186,7 @@ class Comparison:
 
     def _quick(self, name: str, method: Method) -> list[Run]:
         stops = tuple(n for n in QUICK_STOPS if n <= method.steps)
-        run = self._run(name, 0, stops, factor=method.factor, batch=8, denoising=10)
+        run = self._run(name, 0, stops, factor=method.factor, batch=8)
         return [replace(run, person=i) for i in range(4)]
 
     def _search(self, name: str, method: Method) -> list[Run]:

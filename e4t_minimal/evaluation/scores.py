@@ -112,7 +112,7 @@ def sample_and_score(
     image: Image.Image | None,
     subject: str,
     seed: int = 0,
-    steps: int = 20,
+    steps: int = 10,
 ) -> tuple[dict[str, float], list[Image.Image]]:
     """(scores, the pictures of PROMPTS), drawn of the subject in `steps` denoising steps.
 

@@ -41,7 +41,7 @@ def _ratios(base: Base, pictures: tuple[int, ...], batch: int, repeats: int) -> 
     return report
 
 
-def sampling(base: Base, pictures: int, steps: int = 20, repeats: int = 3) -> dict:
+def sampling(base: Base, pictures: int, steps: int = 10, repeats: int = 3) -> dict:
     """From the prompt to the pixels: E4T with folded offsets and S*, stock with a plain word."""
     pipe = pipeline_of(base)
     pipe.set_progress_bar_config(disable=True)

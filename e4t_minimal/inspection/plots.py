@@ -1,6 +1,7 @@
 """Pictures as matplotlib figures: results beside the picture they came from, grids, diagrams."""
 
 from html import escape
+from io import BytesIO
 from textwrap import fill
 
 import matplotlib.pyplot as plt
@@ -8,6 +9,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .. import DATA
+
+DPI = 130  # a tile of `gallery` or `grid` is 200 pixels wide
 
 
 def gallery(
@@ -18,7 +21,7 @@ def gallery(
     The prompt stands over each column, with {} for the subject.
     """
     lines, columns = len(results), len(prompts) + 1
-    figure = plt.figure(figsize=(1.55 * columns, 1.6 * lines + 0.7), dpi=80, layout="constrained")
+    figure = plt.figure(figsize=(1.55 * columns, 1.6 * lines + 0.7), dpi=DPI, layout="constrained")
     bare = {"xticks": [], "yticks": [], "frame_on": False}
     axes = figure.subplots(lines, columns, squeeze=False, subplot_kw=bare)
     axes[0, 0].imshow(picture)
@@ -37,7 +40,7 @@ def grid(pictures: list, titles: list[str] | None = None, columns: int = 8) -> F
     columns = min(columns, len(pictures))
     lines = -(-len(pictures) // columns)
     height = 1.95 if titles else 1.6  # of a line, in inches
-    figure = plt.figure(figsize=(1.6 * columns, height * lines), dpi=80, layout="constrained")
+    figure = plt.figure(figsize=(1.6 * columns, height * lines), dpi=DPI, layout="constrained")
     axes = figure.subplots(
         lines, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": [], "frame_on": False}
     )
@@ -46,6 +49,20 @@ def grid(pictures: list, titles: list[str] | None = None, columns: int = 8) -> F
         axis.imshow(picture, cmap="gray")
         axis.set_title(fill(title, 20), fontsize=8)
     return figure
+
+
+def show(figure: Figure, alt: str, kind: str = "png"):
+    """Display a figure in a notebook, with words (`alt`) for who cannot see it, and close it.
+
+    kind: "png", or "jpeg" where many pictures would make the notebook large. The ground is white,
+    also in a dark theme.
+    """
+    from IPython import display
+
+    file = BytesIO()
+    figure.savefig(file, format=kind, dpi=DPI, facecolor="white")
+    plt.close(figure)
+    display.display(display.Image(file.getvalue(), alt=alt))
 
 
 def diagram(name: str):

@@ -7,6 +7,8 @@ from .identities import DOMAINS, Identity
 from .scene import Scene
 from .scenery import BACKGROUNDS, STYLES
 
+COMPLETE = 0.7  # share of captions that leave nothing out: what is never said cannot be heard
+
 
 def caption(
     identity: Identity,
@@ -19,9 +21,10 @@ def caption(
     rng: leave details out at random; without it, none is left out.
     subject: a word ("S*") that stands for the identity; default: its name, if it has one.
     """
+    complete = rng is None or rng.random() < COMPLETE
 
     def keep(share: float) -> bool:
-        return rng is None or rng.random() < share
+        return complete or rng.random() < share
 
     subject = subject or identity.name
     words = [STYLES[scene.style]]
