@@ -14,6 +14,7 @@ from e4t_minimal.evaluation.scores import (
     diversity,
     evaluate,
     floor_scores,
+    named_scores,
     identity_score,
     interval,
     prompt_score,
@@ -198,6 +199,12 @@ def test_small_evaluation(base, few_prompts):
     scores = [report["floor"]["identity"], report["ceiling"], report["judge"]]
     for found in [*scores, report["steps"]["0"]["prompt"]]:
         assert 0 <= found["low"] <= found["mean"] <= found["high"] <= 1
+
+
+def test_people_whom_the_base_knows_by_name_are_drawn_as_themselves(base):
+    known = named_scores(base, People(count=2))
+    assert known["identity"]["mean"] > 0.9
+    assert 0 < known["diversity"]["mean"] < 0.307  # of the class word, which is eight people
 
 
 def test_a_known_floor_is_not_drawn_again_and_sampling_is_entered(base, few_prompts, monkeypatch):

@@ -44,12 +44,14 @@ def evaluate(
 ):
     """Measure floor, ceiling, gap, and identity and prompt scores after each number of steps.
 
+    "named" is what the base draws of people whose names it knows, for comparison.
+
     --lr to --batch change the schedule of personalization, whose defaults hold otherwise.
     """
     import torch
 
     from ..base import load_base
-    from ..evaluation.scores import evaluate
+    from ..evaluation.scores import evaluate, named_scores
     from ..helpers.files import check_file
     from ..helpers.stored import read_config
     from ..train import PERSONALIZATION
@@ -61,14 +63,10 @@ def evaluate(
     weights = weights or DATA / f"e4t-{people.domain}"
     read_config(weights)
     check_file(out, weights=weights)
+    base = load_base("toy")
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False):
-        report = evaluate(
-            load_base("toy"),
-            weights,
-            measured,
-            tuple(stops),
-            schedule.change(PERSONALIZATION),
-        )
+        report = evaluate(base, weights, measured, tuple(stops), schedule.change(PERSONALIZATION))
+        report["named"] = named_scores(base, measured)
     write_report({"bf16": bf16} | report, out)
 
 

@@ -17,7 +17,7 @@ from ..helpers import checks
 from ..model import E4T
 from ..sample import sample
 from ..train import PERSONALIZATION, Schedule, personalize, prepare
-from ..world import DOMAINS, SPLITS, Identity, Scene, caption, draw, identity
+from ..world import DOMAINS, SPLITS, Identity, Scene, caption, draw, identity, named
 from .gap import conditioning_gap
 from .judge import Judge
 from .prompts import PROMPTS
@@ -137,6 +137,20 @@ def floor_scores(base: Base, people: People) -> list[dict[str, float]]:
         scores, _ = sample_and_score(base, judge, one, None, subject, people.noise_seed(i))
         found.append(scores)
     return found
+
+
+def named_scores(base: Base, people: People) -> dict[str, dict]:
+    """What the base draws of as many celebrities by their names, each score with its interval.
+
+    They are people whom it was trained on: the most that one word can be. Their diversity is that
+    of one person; the class word's is that of eight people.
+    """
+    judge = Judge.from_pretrained()
+    found = []
+    for i, one in enumerate(tqdm(named(people.domain)[: people.count], desc="by name")):
+        scores, _ = sample_and_score(base, judge, one, None, one.name, people.noise_seed(i))
+        found.append(scores)
+    return {name: interval([scores[name] for scores in found]) for name in found[0]}
 
 
 def evaluate(
