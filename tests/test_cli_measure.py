@@ -25,7 +25,11 @@ def test_evaluate_asks_for_a_changed_schedule(tmp_path, monkeypatch):
         asked.update(weights=weights, people=people, stops=stops, schedule=schedule)
         return {"steps": {}}
 
+    def named_scores(base, people):
+        return {"identity": people.count}
+
     monkeypatch.setattr("e4t_minimal.evaluation.scores.evaluate", evaluate)
+    monkeypatch.setattr("e4t_minimal.evaluation.scores.named_scores", named_scores)
     path = tmp_path / "report.json"
     e4t(
         *("evaluate", "--domain", "robot", "--identities", 3, "--split", "validation"),
@@ -38,7 +42,8 @@ def test_evaluate_asks_for_a_changed_schedule(tmp_path, monkeypatch):
     assert asked["stops"] == (0, 5)
     weights = PERSONALIZATION.weights | {"l2": 0.5}
     assert asked["schedule"] == PERSONALIZATION.replace(batch=4, weights=weights)
-    assert json.loads(path.read_text()) == {"bf16": False, "steps": {}}
+    report = json.loads(path.read_text())
+    assert report == {"bf16": False, "steps": {}, "named": {"identity": 3}}
 
 
 @pytest.fixture
