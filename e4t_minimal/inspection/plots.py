@@ -21,7 +21,7 @@ def gallery(
     The prompt stands over each column, with {} for the subject.
     """
     lines, columns = len(results), len(prompts) + 1
-    figure = plt.figure(figsize=(1.55 * columns, 1.6 * lines + 0.7), dpi=DPI, layout="constrained")
+    figure = plt.figure(figsize=(1.65 * columns, 1.6 * lines + 0.45), dpi=DPI, layout="constrained")
     bare = {"xticks": [], "yticks": [], "frame_on": False}
     axes = figure.subplots(lines, columns, squeeze=False, subplot_kw=bare)
     axes[0, 0].imshow(picture)
