@@ -183,7 +183,7 @@ def what_the_tower_is_given(base, pixels):
     return given[0]
 
 
-def test_a_base_without_a_tower_takes_the_one_that_is_named(folder, tmp_path):
+def test_a_base_without_a_tower_takes_the_one_that_is_named(folder, tmp_path, monkeypatch):
     base = load_base(folder)
     plain, tower = str(tmp_path / "plain"), str(tmp_path / "tower")
     save_without_tower(base, plain)
@@ -195,6 +195,8 @@ def test_a_base_without_a_tower_takes_the_one_that_is_named(folder, tmp_path):
     E4T(with_tower, "face").save_pretrained(tmp_path / "domain")
     again = E4T.from_pretrained(tmp_path / "domain", with_tower)
     assert again.base.vision_name == tower
+    monkeypatch.chdir(tmp_path)
+    E4T.from_pretrained("domain", load_base(plain, vision="tower"))  # the same, named otherwise
     with pytest.raises(ValueError, match="made with the vision tower"):
         E4T.from_pretrained(tmp_path / "domain", base)
     with pytest.raises(ValueError, match="no CLIP at"):

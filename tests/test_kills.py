@@ -90,31 +90,43 @@ def test_personalize(tmp_path):
     assert temporaries(tmp_path / "me") == []
 
 
-@pytest.mark.parametrize("trainer", ["e4t", "judge"])
-def test_a_trainer(tmp_path, trainer):
-    """Whatever of it has been done, the same command ends in the same bits."""
-    code = """import sys
+# a training command on a dozen pictures, with a state after every step
+SMALL = """import sys
+from importlib import import_module
 from e4t_minimal.training import __main__, data, e4t, loop, progress
+
+def few(domain, split, count, **options):
+    return data.pictures(domain, split, min(count, 8), **options)
+
 loop.SAVE_SECONDS = progress.SAVE_SECONDS = -1
 data.MIX = {kind: 12 for kind in data.MIX}
 e4t.CELEBRITIES = e4t.STRANGERS = 8
 e4t.VALIDATION_PEOPLE = 2
+for name in ("clip", "vae", "text", "unet", "vision", "decoder", "judge"):
+    module = import_module(f"e4t_minimal.training.{name}")
+    module.BATCH = 6
+    module.pictures = few
 with __main__.one_sentence("training"):
     __main__.app(sys.argv[1:])
 """
+TRAINERS = ("clip", "vae", "text", "unet", "vision", "decoder", "judge", "e4t")
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_trainer(tmp_path, trainer):
+    """Whatever of it has been done, the same command ends in the same bits."""
     steps = ["--steps", 6]
     if trainer == "e4t":
         steps += ["--dictionary-steps", 6]
     for folder in ("whole", "parts"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "small.py").write_text(code)
+        (tmp_path / folder / "small.py").write_text(SMALL)
     command = ["small", trainer, *steps, "--resume"]
     seconds = run(*command, cwd=tmp_path / "whole")
     rng = random.Random(0)
     for _ in range(KILLS):
         killed(*command, cwd=tmp_path / "parts", after=rng.uniform(0, seconds))
     run(*command, cwd=tmp_path / "parts")
-    name = "judge" if trainer == "judge" else "e4t-face"
-    state = f"runs/{name}/state.safetensors"
+    state = f"runs/{'e4t-face' if trainer == 'e4t' else trainer}/state.safetensors"
     assert_equal(tmp_path / "whole" / state, tmp_path / "parts" / state)
     assert temporaries(tmp_path / "parts") == []

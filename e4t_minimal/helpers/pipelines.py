@@ -5,6 +5,7 @@ reads one text encoder. The libraries load many others too, and fill what is mis
 """
 
 import inspect
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -153,7 +154,9 @@ def _load_vision(vision: str, dtype: torch.dtype, path: str) -> dict:
             f"{path!r} brings no image_encoder, and there is no CLIP at {vision!r} "
             f"({reason(error)}). Give `vision`, a folder or hub id of a CLIP."
         ) from error
-    return {"vision": tower, "preprocessor": preprocessor, "vision_name": vision}
+    # a folder is to be known again from wherever a model on it is loaded
+    name = os.path.realpath(vision) if Path(vision).is_dir() else str(vision)
+    return {"vision": tower, "preprocessor": preprocessor, "vision_name": name}
 
 
 def check_fit(path: str, pipe):
