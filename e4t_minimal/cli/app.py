@@ -7,6 +7,7 @@ import typer
 
 from .concepts import personalize, sample
 from .demo import demo
+from .doctor import doctor
 from .exchange import export, import_weights
 from .measure import bench, evaluate, speed
 from .planning import plan
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     demo,
+    doctor,
     personalize,
     sample,
     evaluate,

@@ -224,7 +224,9 @@ def ablate(
 
 @command
 def pack(what: Annotated[str, typer.Argument(help="toy-sd, judge, e4t-DOMAIN or faces.")]):
-    """Copy what was trained from runs/ to data_samples/, with its card."""
+    """Copy what was trained from runs/ to data_samples/, with its card and its checksums."""
+    from .. import DATA
+    from ..helpers.checksums import write_checksums
     from . import pack as packer
 
     name, _, domain = what.partition("-")
@@ -238,6 +240,7 @@ def pack(what: Annotated[str, typer.Argument(help="toy-sd, judge, e4t-DOMAIN or 
         packer.e4t(RUNS, domain)
     else:
         raise ValueError(f"Nothing is called {what!r}; choose toy-sd, judge, e4t-DOMAIN or faces.")
+    write_checksums(DATA)
 
 
 if __name__ == "__main__":
