@@ -3,8 +3,8 @@
 From it come the cards at the end of notebook NN, and `solutions/NN_solutions.ipynb`.
 
     python notebooks/build.py          # write the cards of all notebooks
-    python notebooks/build.py 01 02    # the same; then restart 01 and 02, run all, and save both
-                                       # with their solutions ("all": every one)
+    python notebooks/build.py 01 02    # of these two; then restart both, run all, save them with
+                                       # their solutions ("all": every notebook)
 
 A card has: title, difficulty (1-3), minutes, text, start (what the reader completes), check (prints
 "right", or "not yet" and why) and hint; and, for the solutions notebook alone, solution, why (one
@@ -204,8 +204,10 @@ def execute(path: Path):
 
 def main(numbers: list[str]):
     for path in sorted(HERE.glob("[0-9][0-9]_*.ipynb")):
+        if numbers and not {path.name[:2], "all"} & set(numbers):
+            continue
         solutions = build(path)
-        if path.name[:2] in numbers or "all" in numbers:
+        if numbers:
             execute(path)
             execute(solutions)
 
