@@ -86,7 +86,9 @@ class ComparisonOptions:
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="Do this one now; may be given several times. The report is of all that are done."
+            help="Do this one now; may be given several times. The report is of all that are "
+            "done. A method of your own is path.py:Class (docs/own-method.md); its report has "
+            "files of its own, and is of the methods that are given."
         ),
     ] = None
     weights: Annotated[
@@ -112,6 +114,7 @@ class ComparisonOptions:
 
     def comparison(self) -> "Comparison":
         from ..evaluation.benchmark import Comparison
+        from ..evaluation.own import register
 
         if self.quick and self.search:
             raise ValueError("--quick and --search are two different things: give one of them.")
@@ -122,7 +125,7 @@ class ComparisonOptions:
             domain=self.domain,
             identities=self.identities,
             kind=kind,
-            methods=tuple(self.method or ()),
+            methods=tuple(register(name) if ":" in name else name for name in self.method or ()),
             batch=self.batch,
             seed=self.seed,
             bf16=self.bf16,
@@ -147,7 +150,7 @@ def bench(
     from ..evaluation.results import summarise, summarise_search
 
     asked = options.comparison()
-    whole = asked.replace(methods=())
+    whole = asked if asked.own_methods else asked.replace(methods=())
     path = out / f"{whole.name}.jsonl"
     execute(path, asked.runs())
     records = finished(path, whole.runs())
@@ -162,7 +165,17 @@ def bench(
         "machine": machine(),
         "methods": summary,
     }
+    if asked.own_methods:
+        report["sources"] = _sources(asked)
     write_report(report, path.with_suffix(".json"))
+
+
+def _sources(asked: "Comparison") -> dict[str, dict]:
+    """{method that is somebody's own: where it stands, and the checksum of its file}."""
+    from ..evaluation.baselines import METHODS
+
+    own = {name: METHODS[name] for name in asked.own_methods}
+    return {name: {"source": each.source, "sha256": each.sha256} for name, each in own.items()}
 
 
 def _draw(path: Path, summary: dict[str, dict], domain: str) -> None:

@@ -43,6 +43,8 @@ class Method:
     prior: bool = False  # it sees pictures of the class beside
     terms: dict[str, float] = field(default_factory=dict)  # {further term of the loss: weight}
     holds_background: bool = False  # it has the term "outside", before other backgrounds
+    source: str = ""  # "path.py:Class" of a method that is somebody's own; see `own`
+    sha256: str = ""  # of that file
 
     def replace(self, **changes) -> "Method":
         return replace(self, **changes)

@@ -22,7 +22,8 @@ from ..helpers.errors import one_sentence
 from ..helpers.files import check_writable, replacing
 from ..helpers.stored import read_model
 from ..world import DOMAINS, Scene, draw, identity
-from .baselines import METHODS, Method, class_pictures, model_for, personalize_with, stored_bytes
+from . import baselines, own
+from .baselines import METHODS, Method, class_pictures
 from .judge import Judge
 from .pictures import picture_path, strip
 from .provenance import commit
@@ -71,6 +72,8 @@ class Run:
     bf16: bool = False
     weights: str = ""  # the domain whose E4T is used (default: the person's own)
     hold_background: bool = False  # whatever the method: see `Method.holds_background`
+    source: str = ""  # "path.py:Class" of a method that is somebody's own,
+    sha256: str = ""  # and of its file: after a change it is another method
 
     def key(self, steps: int) -> dict:
         """What tells the record of one stop from all others."""
@@ -86,6 +89,8 @@ class Run:
     def as_method(self) -> Method:
         """The method with this run's rates."""
         method = METHODS[self.method]
+        if self.source:
+            return method.anew()
         holds = method.holds_background or self.hold_background
         return method.replace(factor=self.factor, holds_background=holds)
 
@@ -98,11 +103,12 @@ class Run:
         seconds are summed over cores: what else the machine does meanwhile does not count.
         """
         method, one = self.as_method(), identity(self.domain, self.split, self.person)
+        functions = own if self.source else baselines
         image, _, mask = draw(one, Scene())
         seed = self.seed + self.person
         schedule = method.schedule.replace(steps=max(self.stops), batch=self.batch, seed=seed)
-        with model_for(method, base, self.domain, self.folder, seed) as model:
-            loop = personalize_with(method, model, image, mask, prior, schedule)
+        with functions.model_for(method, base, self.domain, self.folder, seed) as model:
+            loop = functions.personalize_with(method, model, image, mask, prior, schedule)
             seconds = 0.0
             for step in range(max(self.stops) + 1):
                 if step > 0:
@@ -119,7 +125,8 @@ class Run:
                 )
                 record = self.key(step) | {"seconds": round(seconds, 2)}
                 record |= {name: round(value, 4) for name, value in scores.items()}
-                record |= {"bytes": stored_bytes(method, model), "peak_megabytes": peak_megabytes()}
+                record["bytes"] = functions.stored_bytes(method, model)
+                record["peak_megabytes"] = peak_megabytes()
                 yield record, pictures
 
 
@@ -150,13 +157,25 @@ class Comparison:
         checks.choice("domain to use the E4T of", self.weights or self.domain, DOMAINS)
         checks.whole(2, 10_000, identities=self.identities, batch=self.batch)
         checks.seed(self.seed)
+        if self.own_methods and self.kind == "search":
+            raise ValueError(
+                f"{self.own_methods[0]} knows its learning rates itself: --search has none to try."
+            )
 
     def replace(self, **changes) -> "Comparison":
         return replace(self, **changes)
 
     @property
+    def own_methods(self) -> list[str]:
+        """Those that stand in somebody's own file; see `own.register`."""
+        return [name for name in self.methods if METHODS[name].source]
+
+    @property
     def name(self) -> str:
-        """The stem of its files' names; those of all methods stand in the same files."""
+        """The stem of its files' names.
+
+        Those of all methods stand in the same files, unless one is somebody's own.
+        """
         parts = ["search" if self.kind == "search" else "bench", self.domain]
         if self.weights:
             parts.append(f"on-{self.weights}")
@@ -168,6 +187,7 @@ class Comparison:
             parts.append(f"seed-{self.seed}")
         if self.hold_background:
             parts.append("hold-background")
+        parts += self.own_methods
         return "-".join(parts)
 
     def runs(self) -> list[Run]:
@@ -180,12 +200,13 @@ class Comparison:
 
     def _full(self, name: str, method: Method) -> list[Run]:
         share = self.batch / BATCH
-        stops = tuple(round(n / share) for n in STOPS if n <= method.steps)
+        counts = sorted({n for n in STOPS if n < method.steps} | {method.steps})
+        stops = tuple(round(n / share) for n in counts)
         factor = method.factor * share**0.5
         return [self._run(name, i, stops, factor=factor) for i in range(self.identities)]
 
     def _quick(self, name: str, method: Method) -> list[Run]:
-        stops = tuple(n for n in QUICK_STOPS if n <= method.steps)
+        stops = tuple(n for n in QUICK_STOPS if n <= method.steps) or (method.steps,)
         run = self._run(name, 0, stops, factor=method.factor, batch=8)
         return [replace(run, person=i) for i in range(4)]
 
@@ -205,6 +226,8 @@ class Comparison:
             bf16=self.bf16,
             weights=self.weights,
             hold_background=self.hold_background,
+            source=METHODS[method].source,
+            sha256=METHODS[method].sha256,
         )
         return replace(run, **changes)
 
@@ -229,8 +252,8 @@ def execute(path: Path, runs: list[Run]) -> list[dict]:
     for folder in {run.folder for run in runs}:
         read_model(folder)
     for method in dict.fromkeys(run.method for run in runs):
-        own = [run for run in runs if run.method == method]
-        missing = [run for run in own if len(finished(path, [run])) < len(run.stops)]
+        all_runs = [run for run in runs if run.method == method]
+        missing = [run for run in all_runs if len(finished(path, [run])) < len(run.stops)]
         if missing:
             _in_own_process(path, missing)
     return finished(path, runs)
@@ -272,6 +295,8 @@ def _work(path: Path, runs: list[Run]):
 
 def _measure(path: Path, runs: list[Run]):
     first, base, judge, code = runs[0], load_base("toy"), Judge.from_pretrained(), commit()
+    if first.source:
+        own.register(first.source)
     prior = None
     half = torch.autocast("cpu", torch.bfloat16, enabled=first.bf16, cache_enabled=False)
     total = sum(max(run.stops) for run in runs)
@@ -279,6 +304,8 @@ def _measure(path: Path, runs: list[Run]):
         if METHODS[first.method].prior:
             prior = class_pictures(base, first.domain, 4 * first.batch, steps=first.denoising)
         for run in runs:
+            if run.source:
+                base = load_base("toy")  # nobody knows what the person before has left of it
             measured = list(run.measure(base, judge, prior, bar.update))
             if run.person < KEPT and run.split == "held-out":
                 _keep(picture_path(path, run.method, run.person), measured[-1][1])
