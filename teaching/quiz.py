@@ -1,0 +1,52 @@
+"""The questions of quiz/questions.toml, written as pages that can be printed.
+
+python teaching/quiz.py     # quiz/session-1.md, -2.md, -3.md: questions first, answers at the end
+"""
+
+from pathlib import Path
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    import tomli as tomllib
+
+FOLDER = Path(__file__).parent / "quiz"
+LETTERS = "ABCD"
+SESSIONS = (1, 2, 3)
+
+HEAD = """# Quiz of session {session}
+
+Ten questions, one right answer each, ten minutes. Written by `quiz.py` from `questions.toml`.
+"""
+
+
+def questions(session: int) -> list[dict]:
+    """Each has: ask, right (a letter), answers {letter: text}, reasons {letter: why}, where."""
+    text = (FOLDER / "questions.toml").read_text("utf-8")
+    return [one for one in tomllib.loads(text)["question"] if one["session"] == session]
+
+
+def page(session: int) -> str:
+    parts = [HEAD.format(session=session)]
+    for number, one in enumerate(questions(session), 1):
+        answers = "\n".join(f"- **{letter}** {one['answers'][letter]}" for letter in LETTERS)
+        parts.append(f"**{number}.** {one['ask']}\n\n{answers}\n")
+    parts.append("## Answers\n")
+    for number, one in enumerate(questions(session), 1):
+        reasons = "\n".join(f"- {_mark(one, letter)}" for letter in LETTERS)
+        parts.append(f"**{number}: {one['right']}** (`{one['where']}`)\n\n{reasons}\n")
+    return "\n".join(parts)
+
+
+def _mark(one: dict, letter: str) -> str:
+    verdict = "right" if letter == one["right"] else "wrong"
+    return f"**{letter}** {verdict}. {one['reasons'][letter]}"
+
+
+def target(session: int) -> Path:
+    return FOLDER / f"session-{session}.md"
+
+
+if __name__ == "__main__":
+    for session in SESSIONS:
+        target(session).write_text(page(session), "utf-8")

@@ -1,0 +1,75 @@
+"""Copies of the notebooks for students: outputs/e4t-student.zip.
+
+No solutions, no link to them, no outputs (so that "predict first" is a prediction), and checks that
+run but cannot be read at a glance. Each copy is one file; it needs the package, as every notebook
+does. Who looks for the solutions finds them in the public repository: this keeps them out of sight,
+and no more.
+"""
+
+import base64
+import sys
+import textwrap
+import zlib
+from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
+
+import book
+import nbformat
+
+ARCHIVE = Path(__file__).parent.parent / "outputs" / "e4t-student.zip"
+
+EXERCISES = """## Exercises
+
+Complete the cell under a card, run it, then run the check below it."""
+
+CHECK = """# The check. Run it; it says "right", or what is missing.
+import base64
+import zlib
+
+check = (
+{lines}
+)
+exec(zlib.decompress(base64.b85decode(check)).decode())"""
+
+READ_ME = """The notebooks of e4t-minimal, without solutions.
+
+Install the package as your teacher says, unpack this folder anywhere, and start
+Jupyter in it. Begin with 00. Every check says "right" when you are done.
+"""
+
+
+def hidden(source: str) -> str:
+    """A cell that does what `source` does, and does not show how."""
+    packed = base64.b85encode(zlib.compress(source.encode(), 9)).decode()
+    lines = [f"    {piece!r}" for piece in textwrap.wrap(packed, 76)]
+    return CHECK.format(lines="\n".join(lines))
+
+
+def student_copy(number: str):
+    """Notebook `number` as a student gets it."""
+    notebook = book.read(number)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        if not book.is_tagged(cell, "exercise"):
+            continue
+        if book.is_tagged(cell, "check"):
+            cell.source = hidden(cell.source)
+        elif cell.source.startswith("## Exercises"):
+            cell.source = EXERCISES
+    return notebook
+
+
+def build(archive: Path = ARCHIVE) -> Path:
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with ZipFile(archive, "w", ZIP_DEFLATED) as file:
+        file.writestr("e4t-student/READ-ME.txt", READ_ME)
+        for number in book.NUMBERS:
+            text = nbformat.writes(student_copy(number))
+            file.writestr(f"e4t-student/{book.path_of(number).name}", text)
+    return archive
+
+
+if __name__ == "__main__":
+    made = build(*map(Path, sys.argv[1:]))
+    print(f"{made}: {made.stat().st_size // 1024} KB")
