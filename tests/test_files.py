@@ -505,6 +505,24 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     assert os.listdir(tmp_path) == ["it"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_others_may_read_what_the_umask_lets_them(tmp_path, umask, mode):
+    """safetensors alone would give every file to its owner only."""
+    before = os.umask(umask)
+    try:
+        save(tmp_path / "me", 1, True)
+        with replacing(tmp_path / "one.safetensors") as new:
+            save_file({"a": torch.ones(1)}, new)
+        with replacing_folder(tmp_path / "folder") as new:
+            save_file({"a": torch.ones(1)}, new / "model.safetensors")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.*")}
+    names = {"encoder.safetensors", "offsets.safetensors", "picture.png", "e4t.json"}
+    assert modes == dict.fromkeys({*names, "one.safetensors", "model.safetensors"}, mode)
+
+
 def test_who_waits_too_long_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("e4t_minimal.helpers.files.PATIENCE", 0.1)
     code = "import sys, time\nfrom e4t_minimal.helpers.files import replacing\n"

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise ValueError(f"{path} is a folder; a file was to be written there.")
     with locked(path), existing(path.parent), temporary(path) as new:
         yield new / path.name
+        follow_umask(new)
         (new / path.name).replace(path)
 
 
@@ -37,6 +39,7 @@ def replacing_folder(folder: str | Path) -> Iterator[Path]:
         whole = new / folder.name
         whole.mkdir()
         yield whole
+        follow_umask(whole)
         if folder.exists():
             shutil.rmtree(folder)
         whole.rename(folder)
@@ -94,6 +97,20 @@ def temporary(target: Path) -> Iterator[Path]:
         yield new
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def follow_umask(folder: Path):
+    """Let others read the files of a folder if they may read what this user writes.
+
+    safetensors gives its files to their owner alone, whatever the umask says.
+    """
+    usual = folder / f"{OWN}usual"
+    usual.touch()
+    mode = stat.S_IMODE(usual.stat().st_mode)
+    usual.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def check_apart(target: str | Path, **sources: str | Path | None):

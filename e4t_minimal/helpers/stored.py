@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 
 from .checks import choice, reason
-from .files import OWN, check_apart, check_writable, existing, locked, temporary
+from .files import OWN, check_apart, check_writable, existing, follow_umask, locked, temporary
 from .reading import check_regular, read_json, read_tensors
 
 MODEL_FILES = ("encoder.safetensors", "offsets.safetensors", "picture.png", "e4t.json")
@@ -64,6 +64,7 @@ def write_model(folder: str | Path, stored: StoredModel):
             hashes = {file.name: _hash(file) for file in sorted(new.iterdir())}
             config = stored.config | {"base": _absolute(stored.config["base"]), "files": hashes}
             (new / "e4t.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
+            follow_umask(new)
             new.rename(folder / NEW)
         _settle(folder)
 
