@@ -1,0 +1,391 @@
+"""What README and the pages of docs/ take from files: tables and sentences, between two marks.
+
+    python docs/generate.py    # after measuring, or after changing a notebook's times or an option
+
+A block begins with `<!-- begin NAME -->`, ends with `<!-- end NAME -->`, and BLOCKS says who
+writes it. `tests/test_docs.py` fails while a page is not what is generated here.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+
+from e4t_minimal.evaluation.results import CAPTION, GOAL, read_report, table
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs/results"
+DOMAINS = ("face", "critter", "robot")
+BEFORE_AND_AFTER = {"0": "before any step", "5": "5 steps", "15": "15 steps"}
+MARK = r"<!-- begin ([\w-]+) -->\n(.*?)<!-- end \1 -->"
+TIMES = {  # how a notebook says it, and how a table does
+    "a minute and a half": "1.5",
+    "half a minute": "0.5",
+    "a minute": "1",
+    " minutes": "",
+    " minute": "",
+    "about ": "",
+    "under ": "<",
+}
+BUILT = {
+    "00": "nothing yet: the whole method, used",
+    "01": "concepts, domains, scenes, captions",
+    "02": "noise, latents, guidance, the sampling loop",
+    "03": "S\\* in a prompt; Textual Inversion",
+    "04": "from a picture to the word",
+    "05": "W (1 + Delta), rank 3, folding",
+    "06": "keeping S\\* a word; three bugs in two others",
+    "07": "phase 1, and the number to watch",
+    "08": "phase 2: one picture, fifteen steps",
+    "09": "the judge, other methods, a user study",
+    "10": "nothing new: a large base, and its costs",
+    "11": "five questions, each answered from inside",
+}
+
+
+def repository() -> str:
+    """The project's address: it stands in pyproject.toml alone."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return project["urls"]["Repository"]
+
+
+def colab(path: str) -> str:
+    """Where Colab opens a notebook of ours."""
+    address = repository().replace("https://github.com", "")
+    return f"https://colab.research.google.com/github{address}/blob/main/{path}"
+
+
+def as_table(rows: list[list[str]]) -> list[str]:
+    """Lines of Markdown; the first row is the head."""
+    head, *others = rows
+    return [_row(head), "|" + "---|" * len(head), *map(_row, others)]
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def number(score: dict) -> str:
+    return f"{score['mean']:.2f}"
+
+
+def with_interval(score: dict) -> str:
+    return f"{score['mean']:.2f} ({score['low']:.2f}-{score['high']:.2f})"
+
+
+# --- the notebooks ---------------------------------------------------------------------------
+
+
+def badges() -> list[str]:
+    """Colab for the first notebook, the tests of the main branch, licence, Python."""
+    first = colab("notebooks/00_first_light.ipynb")
+    tests = f"{repository()}/actions/workflows/tests.yml"
+    shield = "https://img.shields.io/badge"
+    return [
+        f"[![Open 00 in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({first})",
+        f"[![tests]({tests}/badge.svg)]({tests})",
+        f"[![licence: MIT]({shield}/licence-MIT-blue)](LICENSE)",
+        f"[![Python 3.10 or newer]({shield}/python-3.10+-blue)](pyproject.toml)",
+    ]
+
+
+def clone() -> list[str]:
+    return ["```sh", f"git clone --depth 1 {repository()} && cd e4t-minimal", "```"]
+
+
+def notebooks() -> list[str]:
+    """One row for each notebook: its minutes are those that stand in it."""
+    rows = [["notebook", "Colab", "builds", "read", "run", "do"]]
+    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        title, reading, running = times_of(path)
+        place = f"notebooks/{path.name}"
+        rows.append(
+            [
+                f"[{title}]({place})",
+                f"[open]({colab(place)})",
+                BUILT[path.name[:2]],
+                reading,
+                running,
+                str(minutes_of_cards(path.name[:2])),
+            ]
+        )
+    return as_table(rows)
+
+
+def times_of(path: Path) -> tuple[str, str, str]:
+    """A notebook's title, minutes to read, and its run time, shortened."""
+    cells = nbformat.read(path, 4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    title = re.search(r"^# (\d\d) · (.*?)(?::.*)?$", text, re.M)
+    times = re.search(r"\*\*Reading: (\d+) minutes\. Running: (.*?) on two CPU cores\.", text)
+    if not title or not times:
+        raise ValueError(f"{path.name} does not say in its head how long it takes")
+    running = times[2]
+    for words, short in TIMES.items():
+        running = running.replace(words, short)
+    return f"{title[1]} {title[2]}", times[1], running
+
+
+def minutes_of_cards(number: str) -> int:
+    cards = (ROOT / "notebooks/exercises" / f"{number}.toml").read_text("utf-8")
+    return sum(card["minutes"] for card in tomllib.loads(cards)["card"])
+
+
+# --- what was measured -----------------------------------------------------------------------
+
+
+def evaluation(domain: str) -> dict:
+    return json.loads((ROOT / f"docs/evaluation-{domain}.json").read_text("utf-8"))
+
+
+def domains() -> list[str]:
+    """`e4t evaluate`: one column for each domain."""
+    reports = [evaluation(domain) for domain in DOMAINS]
+
+    def line(title: str, cell: Callable[[dict], str]) -> list[str]:
+        return [title, *map(cell, reports)]
+
+    def after(steps: str, score: str, as_text: Callable[[dict], str]) -> Callable[[dict], str]:
+        return lambda report: as_text(report["steps"][steps][score])
+
+    def floor(score: str, as_text: Callable[[dict], str]) -> Callable[[dict], str]:
+        return lambda report: as_text(report["floor"][score])
+
+    def by_name(score: str, as_text: Callable[[dict], str]) -> Callable[[dict], str]:
+        return lambda report: as_text(report["named"][score]) if "named" in report else ""
+
+    rows = [
+        line("", lambda report: report["domain"]),
+        line("people", lambda report: str(report["identities"])),
+        line("identity: class word alone (the floor)", floor("identity", with_interval)),
+    ]
+    for steps, title in BEFORE_AND_AFTER.items():
+        rows.append(line(f"identity: S\\*, {title}", after(steps, "identity", with_interval)))
+    rows += [
+        line(
+            "the last, as a share of the way from floor to ceiling",
+            after("15", "normalised", with_interval),
+        ),
+        line(
+            "identity: the picture itself, through the autoencoder (the ceiling)",
+            lambda report: number(report["ceiling"]),
+        ),
+        line("identity: celebrities, by their names", by_name("identity", with_interval)),
+        line("prompt: S\\*, 15 steps", after("15", "prompt", with_interval)),
+        line("diversity of eight photos: class word, eight people", floor("diversity", number)),
+        line("diversity: one celebrity, by name", by_name("diversity", number)),
+        line("diversity: S\\*, before any step", after("0", "diversity", number)),
+        line("diversity: S\\*, 15 steps", after("15", "diversity", number)),
+    ]
+    return as_table([row for row in rows if any(row[1:])])  # what was not measured is left out
+
+
+def benchmark(name: str) -> list[str]:
+    """`e4t bench`: one line for each method, and the command that measured it."""
+    report = read_report(RESULTS / f"{name}.json")
+    found = table(report["methods"])
+    columns = list(next(iter(found.values())))
+    rows = [["steps", *columns]]
+    for method, cells in found.items():
+        rows.append([method, *(cells[column] for column in columns)])
+    people = next(iter(report["methods"].values()))["identities"]
+    return [*as_table(rows), "", f"`{report['command']}`; {people} people."]
+
+
+def what_differs() -> list[str]:
+    return [CAPTION.replace("*", "\\*")]
+
+
+def small_batch() -> list[str]:
+    """Steps and seconds with two rows a step until E4T's identity after ten steps of sixteen."""
+    ten = read_report(RESULTS / "bench-face.json")["methods"]["E4T"]["steps"][10]
+    report = read_report(RESULTS / "bench-face-batch-2.json")
+    people = next(iter(report["methods"].values()))["identities"]
+    goal = sum(ten["each"][:people]) / people  # the same people
+    rows = [["two rows a step", f"steps to {goal:.2f}", "CPU seconds", "times E4T's ten steps"]]
+    for method, found in report["methods"].items():
+        stops = [n for n, at in found["steps"].items() if at["identity"]["mean"] >= goal]
+        if stops:
+            seconds = found["steps"][stops[0]]["seconds"]["mean"]
+            share = seconds / ten["seconds"]["mean"]
+            rows.append([method, str(stops[0]), f"{seconds:.0f}", f"{share:.1f}"])
+        else:
+            rows.append([method, f"not within {max(found['steps'])}", "", ""])
+    return [*as_table(rows), "", f"`{report['command']}`"]
+
+
+def ablations() -> list[str]:
+    """`python -m e4t_minimal.training ablate`: one line for each variant."""
+    report = json.loads((RESULTS / "ablation-face.json").read_text("utf-8"))
+    stops = sorted({n for found in report.values() for n in found["steps"]}, key=int)
+    rows = [
+        ["variant", "what it changes", *(f"identity, {n}" for n in stops), "prompt", "diversity"]
+    ]
+    for name, found in report.items():
+        steps = found["steps"]
+        last = steps[max(steps, key=int)]
+        identities = [with_interval(steps[n]["identity"]) if n in steps else "" for n in stops]
+        what = found["what"].replace("*", "\\*")
+        rows.append([name, what, *identities, number(last["prompt"]), number(last["diversity"])])
+    return as_table(rows)
+
+
+def rates() -> list[str]:
+    """`e4t bench --search`: what each method was tried with, and what was best."""
+    report = json.loads((RESULTS / "search-face.json").read_text("utf-8"))
+    methods = report["methods"]
+    factors = list(next(iter(methods.values()))["factor"])
+    rows = [["learning rates times", *factors, "best"]]
+    for name, found in methods.items():
+        tried = [found["factor"].get(factor) for factor in factors]
+        cells = [f"{at['identity']:.2f} ({at['prompt']:.2f})" if at else "" for at in tried]
+        rows.append([name, *cells, f"{found['best']:g}"])
+    return [*as_table(rows), "", f"`{report['command']}`"]
+
+
+def findings() -> list[str]:
+    """README's three sentences."""
+    return [f"- {_how_good()}", f"- {_compared()}", f"- {_at_what_price()}"]
+
+
+def _how_good() -> str:
+    report = evaluation("face")
+    before, after = (report["steps"][n]["identity"] for n in ("0", "15"))
+    floor, ceiling = report["floor"]["identity"], report["ceiling"]
+    return (
+        f"Of {report['identities']} held-out faces, S\\* gets a share of {with_interval(before)} "
+        f"of the attributes right before any step, {with_interval(after)} after fifteen; "
+        f'"a face" gets {number(floor)}, the picture itself {number(ceiling)}.'
+    )
+
+
+def _compared() -> str:
+    """How far the others have to go to be as good as E4T after ten steps."""
+    methods = read_report(RESULTS / "bench-face.json")["methods"]
+    ten = methods["E4T"]["steps"][10]
+    told = []
+    for name, found in methods.items():
+        reached = found[GOAL]
+        if name == "E4T":
+            continue
+        if isinstance(reached, dict):
+            times = reached["times E4T's seconds"]
+            told.append(f"{name} {reached['steps']} steps ({times:g} times as long)")
+        else:
+            told.append(f"{name} {reached}")
+    return (
+        f"For what E4T has after ten steps ({number(ten['identity'])}, "
+        f"{ten['seconds']['mean']:.0f} CPU seconds) others need: {', '.join(told)}. "
+        "The paper's seconds against dozens of minutes do not show in so small a world."
+    )
+
+
+def _at_what_price() -> str:
+    report = evaluation("face")
+    own = report["steps"]["15"]["diversity"]
+    price = f"Eight photos of S\\* then differ by {number(own)}"
+    if "named" in report:
+        one = report["named"]["diversity"]
+        return f"{price}, eight of a person whom the model knows by name by {number(one)}."
+    eight = report["floor"]["diversity"]
+    return f'{price}, eight of "a face", who are eight people, by {number(eight)}.'
+
+
+# --- the command line ------------------------------------------------------------------------
+
+
+def commands() -> list[str]:
+    """Each command of `e4t`: what it does, its arguments and options."""
+    from typer.main import get_command
+
+    from e4t_minimal.cli.app import app
+
+    lines = []
+    for name, command in get_command(app).commands.items():
+        words = [param.name.upper() for param in command.params if _is_argument(param)]
+        usage = " ".join(["e4t", name, *words, "[OPTIONS]"])
+        lines += ["", f"## e4t {name}", "", _plain(command.help), "", f"`{usage}`", ""]
+        options = [_option(param) for param in command.params if param.name != "help"]
+        if options:
+            lines += as_table([["option", "default", "what"], *options])
+    return lines[1:]
+
+
+def _is_argument(param) -> bool:
+    return param.param_type_name == "argument"
+
+
+def _option(param) -> list[str]:
+    if _is_argument(param):
+        names = f"`{param.name.upper()}`"
+    else:
+        names = ", ".join(f"`{name}`" for name in [*param.opts, *param.secondary_opts])
+    default = param.default
+    if isinstance(default, (list, tuple)):
+        default = ", ".join(map(str, default))
+    shown = "" if default is None or callable(default) else f"`{default}`"
+    return [names, "required" if param.required else shown, _plain(param.help or "")]
+
+
+def _plain(text: str) -> str:
+    """One line, without what Markdown would take for its own."""
+    return " ".join(text.split()).replace("*", "\\*").replace("|", "\\|")
+
+
+# --- writing ---------------------------------------------------------------------------------
+
+BLOCKS = {
+    "badges": badges,
+    "clone": clone,
+    "notebooks": notebooks,
+    "findings": findings,
+    "domains": domains,
+    "methods": lambda: benchmark("bench-face"),
+    "methods-critter": lambda: benchmark("bench-critter"),
+    "methods-robot": lambda: benchmark("bench-robot"),
+    "far-away": lambda: benchmark("bench-robot-on-face"),
+    "what-differs": what_differs,
+    "small-batch": small_batch,
+    "ablations": ablations,
+    "rates": rates,
+    "commands": commands,
+}
+
+
+def pages() -> list[Path]:
+    """Every page that has a block."""
+    texts = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [path for path in texts if "<!-- begin " in path.read_text("utf-8")]
+
+
+def generated(text: str) -> str:
+    """A page's text with every block as it should be; ValueError for an unknown one."""
+
+    def block(match: re.Match) -> str:
+        name = match[1]
+        if name not in BLOCKS:
+            raise ValueError(f"no block {name!r}; there are {', '.join(BLOCKS)}")
+        lines = "\n".join(BLOCKS[name]())
+        return f"<!-- begin {name} -->\n{lines}\n<!-- end {name} -->"
+
+    return re.sub(MARK, block, text, flags=re.DOTALL)
+
+
+def main():
+    for path in pages():
+        text = path.read_text("utf-8")
+        new = generated(text)
+        if new != text:
+            path.write_text(new, "utf-8", newline="\n")
+            print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
