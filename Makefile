@@ -1,14 +1,41 @@
-# `make demo` and `make test` do everything on a machine with Python >= 3.10 and make.
+# `make demo` and `make test` do everything on a machine with Python >= 3.10 and make; on Windows
+# with any make, such as that of `winget install ezwinports.make`.
+
+# where it is installed; `make test VENV=.venv-oldest` tests in another environment, see env-oldest
+VENV ?= .venv
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+BIN := $(VENV)/Scripts
+else
 PYTHON ?= python3
-BIN := .venv/bin
+BIN := $(VENV)/bin
+endif
+
+# which versions of other packages
+VERSIONS := -c constraints.txt
+ifeq ($(VENV),.venv-newest)
+VERSIONS := --upgrade
+endif
+ifeq ($(VENV),.venv-oldest)
+VERSIONS := -c constraints-oldest.txt
+endif
 
 .PHONY: demo test test-slow soak mutants lab notebooks install lint
-install: .venv/installed
+.PHONY: env-pinned env-newest env-oldest address
+install: $(VENV)/installed
 
-.venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[notebooks,dev]"
-	touch $@
+$(VENV)/installed: pyproject.toml constraints.txt constraints-oldest.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(VERSIONS) -e ".[notebooks,dev]"
+	$(PYTHON) -c "open('$@', 'w').close()"
+
+# environments to test in: the pinned versions, the newest that there are, the oldest allowed
+env-pinned env-newest env-oldest: env-%:
+	$(MAKE) install VENV=.venv-$*
+
+# `make address URL=https://github.com/OWNER/NAME`: badges, set-up cells and links follow
+address:
+	$(PYTHON) tools/address.py $(URL)
 
 demo: install
 	$(BIN)/e4t demo
