@@ -44,6 +44,7 @@ def grid(pictures: list, titles: list[str] | None = None, columns: int = 8) -> F
     axes = figure.subplots(
         lines, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": [], "frame_on": False}
     )
+    figure.get_layout_engine().set(h_pad=0.08)  # inches: titles of two lines keep their heads
     titles = titles or [""] * len(pictures)
     for axis, picture, title in zip(axes.flat, pictures, titles, strict=False):
         axis.imshow(picture, cmap="gray")
