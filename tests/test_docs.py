@@ -157,7 +157,7 @@ def test_the_glossary_is_in_order_and_says_each_term_in_one_sentence():
     assert len(names) >= 60
     assert names == sorted(names)
     for term, said in terms().items():
-        sentence = re.sub(r"\(notebooks? [\d, ]+\)\.$", "", said)
+        sentence = re.sub(r"\(notebook \d\d\)\.$", "", said)
         assert said.endswith("."), term
         assert not re.search(r"\. [A-Z]", sentence), f"{term}: more than one sentence"
 
@@ -171,10 +171,10 @@ def text_of_notebook(number):
 def test_a_term_is_used_in_the_notebook_that_the_glossary_names():
     texts = {f"{i:02d}": plain(text_of_notebook(f"{i:02d}")) for i in range(12)}
     for term, said in terms().items():
-        numbers = re.search(r"\(notebook (\d\d)\)\.$", said)
-        assert numbers, f"{term}: no notebook named"
+        named = re.search(r"\(notebook (\d\d)\)\.$", said)
+        assert named, f"{term}: no notebook named"
         words = [plain(word) for word in re.split(r", | or ", term)]
-        assert any(word in texts[numbers[1]] for word in words), f"{term} in {numbers[1]}"
+        assert any(word in texts[named[1]] for word in words), f"{term} in {named[1]}"
 
 
 def plain(text):

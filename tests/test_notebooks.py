@@ -218,9 +218,10 @@ def test_every_figure_is_used():
     assert list(system_map.MAPS) == [path.name[:2] for path in NOTEBOOKS]
 
 
-def test_figures_of_the_readme_resolve_and_say_the_same():
-    readme = (ROOT / "README.md").read_text()
-    found = re.findall(r"!\[(.*?)\]\(notebooks/figures/(.*?)\.png\)", readme)
+def test_figures_of_the_docs_resolve_and_say_the_same():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "\n".join(page.read_text("utf-8") for page in pages)
+    found = re.findall(r"!\[(.*?)\]\((?:\.\./)?notebooks/figures/(.*?)\.png\)", text)
     assert found
     assert all(alt == figures.FIGURES[name].alt for alt, name in found)
 
