@@ -31,7 +31,7 @@ def headings(cells: list) -> list[tuple[int, str, int]]:
     found = []
     for index, cell in enumerate(cells):
         if cell.cell_type == "markdown":
-                for marks, text in HEADING.findall(cell.source):
+            for marks, text in HEADING.findall(cell.source):
                 found.append((len(marks), text.replace("\\*", "*"), index))
     return found
 
