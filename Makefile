@@ -66,3 +66,19 @@ notebooks: install
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+.PHONY: teaching student room
+teaching: install  # the table of times, the quizzes and the decks of teaching/
+	$(BIN)/python teaching/times.py
+	$(BIN)/python teaching/quiz.py
+	$(BIN)/python teaching/slides.py
+
+student: install  # the notebooks without solutions and outputs, the checks hidden
+	$(BIN)/python teaching/student.py
+
+# what laptops without a network need; for another system: make room PLATFORM=win_amd64 VERSION=3.12
+room: student
+	mkdir -p outputs/room/wheels
+	cp outputs/e4t-student.zip outputs/room
+	git archive --prefix e4t-minimal/ -o outputs/room/e4t-minimal.zip HEAD -- . ':!notebooks/solutions' ':!notebooks/exercises' ':!teaching' ':!tests'
+	$(BIN)/python -m pip download --quiet -c constraints.txt -d outputs/room/wheels $(if $(PLATFORM),--only-binary=:all: --platform $(PLATFORM) --python-version $(VERSION)) ".[notebooks]" hatchling editables

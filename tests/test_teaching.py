@@ -317,7 +317,7 @@ def test_there_are_six_projects_with_a_rubric():
 
 def test_make_builds_the_kit():
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    for target in ("student", "teaching", "wheels"):
+    for target in ("student", "teaching", "room"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
