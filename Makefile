@@ -82,3 +82,16 @@ room: student
 	cp outputs/e4t-student.zip outputs/room
 	git archive --prefix e4t-minimal/ -o outputs/room/e4t-minimal.zip HEAD -- . ':!notebooks/solutions' ':!notebooks/exercises' ':!teaching' ':!tests'
 	$(BIN)/python -m pip download --quiet -c constraints.txt -d outputs/room/wheels $(if $(PLATFORM),--only-binary=:all: --platform $(PLATFORM) --python-version $(VERSION)) ".[notebooks]" hatchling editables
+
+# the site, of the committed outputs, into build/site; what it needs is installed once, by pip
+.PHONY: site links
+$(VENV)/site: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet $(VERSIONS) -e ".[site]"
+	$(PYTHON) -c "open('$@', 'w').close()"
+
+site: export NO_MKDOCS_2_WARNING = 1
+site: $(VENV)/site
+	$(BIN)/python -m mkdocs build --quiet
+
+links:  # do the addresses that texts and notebooks name still answer?
+	$(PYTHON) docs/links.py

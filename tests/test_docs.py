@@ -225,3 +225,39 @@ def test_commands_that_docs_name_exist():
     named += re.findall(r"python -m e4t_minimal\.(training) ([a-z][\w-]*)", code)
     assert len(named) > 40
     assert [name for program, name in named if name not in known[program]] == []
+
+
+# --- what runs outside -----------------------------------------------------------------------
+
+
+def test_workflows_call_targets_that_make_knows():
+    import yaml
+
+    makefile = text_of(ROOT / "Makefile")
+    targets = set(re.findall(r"^([a-z][\w-]*):(?!=)", makefile, re.M))
+    workflows = sorted((ROOT / ".github/workflows").glob("*.yml"))
+    called = []
+    for path in workflows:
+        for job in yaml.safe_load(text_of(path))["jobs"].values():
+            commands = [step.get("run", "") for step in job["steps"]]
+            called += re.findall(r"^make (\S+)", "\n".join(commands), re.M)
+    assert {"test", "site", "links"} <= set(called) <= targets
+    systems = text_of(ROOT / ".github/workflows/tests.yml")
+    for word in ("ubuntu", "macos", "windows", "3.10", "3.13"):
+        assert word in systems
+
+
+def test_a_dead_link_is_told():
+    import threading
+    from http.server import HTTPServer, SimpleHTTPRequestHandler
+
+    links = importlib.import_module("links")
+    assert links.addresses("[a](https://a.org/b#c) [d](e.md)") == {"https://a.org/b"}
+    assert "https://arxiv.org/abs/2302.12228" in links.named()
+    with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here = f"http://127.0.0.1:{server.server_port}"
+        assert links.fault(here) == ""
+        assert links.fault(f"{here}/no-such-file").startswith("404")
+        server.shutdown()
+    assert links.fault(here) != ""  # nobody there
