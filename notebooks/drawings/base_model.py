@@ -11,7 +11,7 @@ def sampling(sheet: Sheet):
     """The sampling loop. The noisy latents z_t, pure noise at first, and the timestep t go into the
     same U-Net twice: once with the empty prompt, giving v_empty, once with the prompt, giving
     v_prompt. Guidance combines them: v = v_empty + g (v_prompt - v_empty). The DDIM rule uses v to
-    mix picture and noise again with a little less noise. That goes back to z_t, 20 times; then the
+    mix picture and noise again with a little less noise. That goes back to z_t, 10 times; then the
     autoencoder unpacks the latents into a picture."""
     sheet.box((75, 104, 124, 76), "latents $z_t$\nand timestep t\n(at first: noise)")
     _ask_the_unet(sheet, 36, "empty", "with the empty prompt")
@@ -24,7 +24,7 @@ def sampling(sheet: Sheet):
     sheet.arrow((728, 104), (770, 104), text="last\nstep", at=(748, 82))
     sheet.box((820, 104, 100, 76), "autoencoder:\nlatents to\npicture")
     back = ((660, 142), (660, 222), (75, 222), (75, 142))
-    sheet.arrow(*back, text="next step: 20 in all", at=(580, 211))
+    sheet.arrow(*back, text="next step: 10 in all", at=(580, 211))
 
 
 def _ask_the_unet(sheet: Sheet, y: int, name: str, prompt: str):
