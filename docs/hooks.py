@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 
+import nbformat
 from bs4 import BeautifulSoup, NavigableString
 from latex2mathml.converter import convert
 from mkdocs.plugins import event_priority
@@ -106,7 +107,9 @@ def _mend_links(soup, page, files):
         for element in soup.find_all(tag, attrs={name: True}):
             element[name] = _target(element[name], page, files)
     for image in soup.find_all("img", src=re.compile("^https?://")):  # a badge
-        image.replace_with(image.get("alt", ""))
+        badge = soup.new_tag("span", attrs={"class": "badge"})
+        badge.string = image.get("alt", "")
+        image.replace_with(badge)
 
 
 def _target(link: str, page, files) -> str:
@@ -130,13 +133,12 @@ def _clean_notebook(soup, path: str):
         element.decompose()
     for link in soup.select(".anchor-link"):
         link["class"] = "headerlink"
-    for cell in soup.select(".celltag_hide-input"):
-        code = cell.select_one(".jp-Cell-inputWrapper")
-        if code:
-            folded = code.wrap(soup.new_tag("details"))
-            summary = soup.new_tag("summary")
-            summary.string = "The check"
-            folded.insert(0, summary)
+    for editor in soup.select(".jp-InputArea-editor"):
+        _set_code(soup, editor)
+    images, words = soup.select(".jp-RenderedImage img"), descriptions(ROOT / path)
+    if len(images) == len(words):
+        for image, alt in zip(images, words, strict=True):
+            image["alt"] = alt
     for text in soup.find_all(string=FORMULA):
         if not text.find_parent(["code", "pre"]):
             _replace_formulas(text)
@@ -149,6 +151,32 @@ def _clean_notebook(soup, path: str):
     if badge:
         badge.parent.decompose()
     soup.h1.insert_after(BeautifulSoup(buttons, "html.parser"))
+
+
+def descriptions(path: Path) -> list[str]:
+    """The alternative text of each picture in a notebook's outputs; nbconvert leaves it out."""
+    found = []
+    for cell in nbformat.read(path, 4).cells:
+        for output in cell.get("outputs", []):
+            kinds = [kind for kind in output.get("data", {}) if kind in ("image/png", "image/jpeg")]
+            found += [output.metadata.get(kind, {}).get("alt", "") for kind in kinds]
+    return found
+
+
+def _set_code(soup, editor):
+    """The code of a cell, set as the site sets code; folded if it only helps or checks."""
+    block = soup.new_tag("div", attrs={"class": "highlight"})
+    block.append(soup.new_tag("pre"))
+    code = editor.find("pre")
+    code.name = "code"
+    block.pre.append(code)
+    if editor.find_parent(class_="celltag_hide-input"):
+        folded = soup.new_tag("details")
+        folded.append(soup.new_tag("summary"))
+        folded.summary.string = "Code"
+        folded.append(block)
+        block = folded
+    editor.replace_with(block)
 
 
 def _replace_formulas(text: NavigableString):
