@@ -1,10 +1,11 @@
-"""Installs what the notebooks need and this machine lacks, never torch.
+"""Installs what the notebooks need and this machine lacks; what is there stays as it is.
 
-`python colab.py` in Colab, where much is there already.
+`python colab.py` in Colab, where much is there already, and fits together.
 """
 
 import subprocess
 import sys
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,6 +17,8 @@ except ImportError:  # Python 3.10
     import tomli as tomllib
 
 PROJECT = Path(__file__).parent.parent / "pyproject.toml"
+# Colab's own torch fits its GPU, and its ipywidgets its page; others are loaded before this runs
+KEPT = ("torch", "numpy", "pandas", "matplotlib", "pillow", "ipywidgets")
 
 
 def missing() -> list[str]:
@@ -26,18 +29,38 @@ def missing() -> list[str]:
 
 
 def _is_there(needed: Requirement) -> bool:
-    if needed.name == "torch":  # Colab's own fits its GPU
-        return True
+    found = installed(needed.name)
+    if needed.name in KEPT:
+        return found is not None or needed.name == "torch"
+    return found is not None and needed.specifier.contains(found, prereleases=True)
+
+
+def installed(name: str) -> str | None:
     try:
-        return needed.specifier.contains(version(needed.name), prereleases=True)
+        return version(name)
     except PackageNotFoundError:
-        return False
+        return None
+
+
+def kept() -> list[str]:
+    """Constraints for pip: what must not change, whatever others would like."""
+    found = {name: installed(name) for name in KEPT}
+    return [f"{name}=={number}\n" for name, number in found.items() if number is not None]
+
+
+def install(wanted: list[str]):
+    """With pip, and with nothing changed that is kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder) / "constraints.txt"
+        constraints.write_text("".join(kept()))
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "-c", str(constraints)]
+        subprocess.run([*command, *wanted], check=True)
 
 
 def main():
     wanted = missing()
     if wanted:
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
+        install(wanted)
     print("installed:", ", ".join(wanted) or "nothing was missing")
 
 
