@@ -76,12 +76,12 @@ teaching: install  # the table of times, the quizzes and the decks of teaching/
 student: install  # the notebooks without solutions and outputs, the checks hidden
 	$(BIN)/python teaching/student.py
 
-# what laptops without a network need; for another system: make room PLATFORM=win_amd64 VERSION=3.12
+# what laptops without a network, of this machine's system and Python, need
 room: student
 	mkdir -p outputs/room/wheels
 	cp outputs/e4t-student.zip outputs/room
 	git archive --prefix e4t-minimal/ -o outputs/room/e4t-minimal.zip HEAD -- . ':!notebooks/solutions' ':!notebooks/exercises' ':!teaching' ':!tests'
-	$(BIN)/python -m pip download --quiet -c constraints.txt -d outputs/room/wheels $(if $(PLATFORM),--only-binary=:all: --platform $(PLATFORM) --python-version $(VERSION)) ".[notebooks]" hatchling editables
+	$(BIN)/python -m pip download --quiet -c constraints.txt -d outputs/room/wheels ".[notebooks]" hatchling editables
 
 # the site, of the committed outputs, into build/site; what it needs is installed once, by pip
 .PHONY: site links

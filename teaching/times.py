@@ -62,7 +62,7 @@ def row(number: str, seconds: dict) -> dict:
     minutes = [int(text) for card in cards for text in re.findall(r"· (\d+) minutes$", card, re.M)]
     return {
         "title": book.title_of(number),
-        "words": words,
+        "words": round(words, -2),
         "reading": ceil(words / WORDS_A_MINUTE),
         "promised": int(promise[1]) if promise else None,
         "running": seconds.get(number, {}).get("cpu_seconds"),
