@@ -150,7 +150,10 @@ def named_scores(base: Base, people: People) -> dict[str, dict]:
     for i, one in enumerate(tqdm(named(people.domain)[: people.count], desc="by name")):
         scores, _ = sample_and_score(base, judge, one, None, one.name, people.noise_seed(i))
         found.append(scores)
-    return {name: interval([scores[name] for scores in found]) for name in found[0]}
+    summary = {}
+    for name in found[0]:
+        summary[name] = interval([scores[name] for scores in found])
+    return summary
 
 
 def evaluate(
