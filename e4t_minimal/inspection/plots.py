@@ -61,7 +61,8 @@ def show(figure: Figure, alt: str, kind: str = "png"):
     from IPython import display
 
     file = BytesIO()
-    figure.savefig(file, format=kind, dpi=DPI, facecolor="white")
+    options = {"quality": 60} if kind == "jpeg" else None
+    figure.savefig(file, format=kind, dpi=DPI, facecolor="white", pil_kwargs=options)
     plt.close(figure)
     display.display(display.Image(file.getvalue(), alt=alt))
 
