@@ -167,7 +167,7 @@ class Watched(Page):
     def open(self, address):
         self.errors.clear()
         self.do("Page.navigate", url=address)
-        wait_for(address, lambda: self.value(f"{READY} && location.href == '{address}'"), 60)
+        wait_for(address, lambda: self.value(f"{READY} && location.href == '{address}'"), 180)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
