@@ -80,12 +80,13 @@ def table() -> str:
     for number, one in rows.items():
         link = f"[{one['title']}](../notebooks/{book.path_of(number).name})"
         lines.append(_line(link, [one[key] for key in COLUMNS]))
-    sums = [sum(one[key] or 0 for one in rows.values()) for key in COLUMNS]
+    columns = [[one[key] for one in rows.values()] for key in COLUMNS]
+    sums = [None if None in column else sum(column) for column in columns]
     return HEAD + "\n".join([*lines, _line("all", sums)]) + "\n"
 
 
 def _line(title: str, figures: list) -> str:
-    cells = ["not given" if figure is None else f"{figure:,}" for figure in figures]
+    cells = ["not yet" if figure is None else f"{figure:,}" for figure in figures]
     return f"| {title} | {' | '.join(cells)} |"
 
 
