@@ -57,11 +57,13 @@ SETUP = f"""# On Colab, fetch the project and install what is missing (never tor
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 if importlib.util.find_spec("e4t_minimal") is None:
     url = "{REPOSITORY}"
     clone = ["git", "clone", "--quiet", "--depth", "1", url, "e4t-minimal"]
-    subprocess.run(clone, check=True)
+    if not Path("e4t-minimal").exists():  # it is there after a restart of the runtime
+        subprocess.run(clone, check=True)
     subprocess.run([sys.executable, "e4t-minimal/notebooks/colab.py"], check=True)
     sys.path.insert(0, "e4t-minimal")"""
 

@@ -136,7 +136,6 @@ def test_the_first_cells_of_every_notebook_run(python, repository, tmp_path, pat
     assert f"torch: {versions(python)['torch']}" in output
 
 
-@pytest.mark.xfail(strict=True, reason="the set-up cell of build.py clones a second time")
 def test_after_a_restart_of_the_runtime_the_set_up_cell_runs_again(python, repository, tmp_path):
     setup, _ = first_cells(NOTEBOOKS[0], repository)
     for _ in range(2):
