@@ -4,9 +4,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
+from tiny import tiny_base, tiny_e4t
 
 from e4t_minimal.base import load_base
 from e4t_minimal.model import E4T
+from e4t_minimal.scaling.architectures import save_base
 from e4t_minimal.train import prepare
 from e4t_minimal.world import Scene, draw, identity
 
@@ -22,6 +24,24 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 @pytest.fixture(scope="session")
 def base():
     return load_base("toy")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A random base as a folder, for tests in which it does not matter what is drawn."""
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    save_base(tiny_base(), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_domain(tiny_folder):
+    """An E4T folder on that base."""
+    folder = tiny_folder.parent / "domain"
+    model = tiny_e4t(load_base(tiny_folder))
+    model.save_pretrained(folder)
+    model.detach()
+    return folder
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import torch
 from test_offsets import run as forward
 
 from e4t_minimal import DATA
+from e4t_minimal.base import load_base
 from e4t_minimal.evaluation.baselines import (
     METHODS,
     RARE,
@@ -18,8 +19,12 @@ from e4t_minimal.evaluation.baselines import (
 from e4t_minimal.model import E4T
 from e4t_minimal.train import PERSONALIZATION, personalize
 
-FACE = DATA / "e4t-face"
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
+
+
+@pytest.fixture(scope="module")
+def base(tiny_folder):
+    return load_base(tiny_folder)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +35,7 @@ def prior(base):
 @pytest.mark.parametrize("holds_background", [None, True])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_learns_what_it_says_and_leaves_the_base_as_it_was(
-    base, faces, prior, name, holds_background
+    base, tiny_domain, faces, prior, name, holds_background
 ):
     plain = forward(base)
     weights = {key: tensor.clone() for key, tensor in base.unet.state_dict().items()}
@@ -38,7 +43,7 @@ def test_a_method_learns_what_it_says_and_leaves_the_base_as_it_was(
     if holds_background:
         method = method.replace(holds_background=True)
     schedule = method.schedule.replace(steps=2, batch=4)
-    with model_for(method, base, "face", FACE) as model:
+    with model_for(method, base, "face", tiny_domain) as model:
         start = {part: copies(parameters_of(model, part)) for part in method.learns}
         encoder = copies(model.encoder.parameters())
         loop = personalize_with(method, model, faces[0][0], faces[0][2], prior, schedule)
@@ -85,10 +90,10 @@ def test_half_of_a_batch_is_the_prior(base, faces, prior, monkeypatch):
     assert counts == [4, 2, 2]
 
 
-def test_the_base_is_as_it_was_after_an_error(base):
+def test_the_base_is_as_it_was_after_an_error(base, tiny_domain):
     plain, parts = forward(base), [name for name, _ in base.unet.named_modules()]
     for method in METHODS.values():
-        with pytest.raises(KeyboardInterrupt), model_for(method, base, "face", FACE):
+        with pytest.raises(KeyboardInterrupt), model_for(method, base, "face", tiny_domain):
             for p in base.unet.parameters():
                 if "unet" in method.learns:
                     p.data.zero_()
@@ -135,21 +140,22 @@ def test_rare_word_is_one_that_no_caption_has(base):
         assert torch.allclose(v[0], embedding, atol=1e-6)
 
 
-def test_a_concept_takes_at_most_a_twentieth_of_the_unet(base):
-    unet = 2 * sum(p.numel() for p in base.unet.parameters())
-    with model_for(METHODS["E4T"], base, "face", FACE) as model:
+def test_a_concept_takes_at_most_a_twentieth_of_the_unet():
+    toy = load_base("toy")
+    unet = 2 * sum(p.numel() for p in toy.unet.parameters())
+    with model_for(METHODS["E4T"], toy, "face", DATA / "e4t-face") as model:
         assert stored_bytes(METHODS["E4T"], model) <= 0.05 * unet
-    with model_for(METHODS["DreamBooth"], base, "face") as model:
+    with model_for(METHODS["DreamBooth"], toy, "face") as model:
         assert stored_bytes(METHODS["DreamBooth"], model) == unet
 
 
-def test_e4t_of_the_comparison_is_personalize(base, faces):
+def test_e4t_of_the_comparison_is_personalize(base, tiny_domain, faces):
     image, _, mask = faces[0]
     method, schedule = METHODS["E4T"], PERSONALIZATION.replace(steps=3, batch=4)
-    with model_for(method, base, "face", FACE) as model:
+    with model_for(method, base, "face", tiny_domain) as model:
         loop = personalize_with(method, model, image, mask, schedule=schedule)
         ours = [step.losses["total"] for step in loop]
-    model = E4T.from_pretrained(FACE, base)
+    model = E4T.from_pretrained(tiny_domain, base)
     theirs = [step.losses["total"] for step in personalize(model, image, schedule, mask)]
     model.detach()
     assert ours == pytest.approx(theirs, rel=1e-5)

@@ -70,24 +70,27 @@ def test_no_command_loads_what_it_does_not_use(commands, unused, tmp_path):
     assert not loaded_by(code, tmp_path) & unused
 
 
-def test_personalize_then_sample(portrait, tmp_path):
+def test_personalize_then_sample(portrait, tiny_domain, tmp_path):
     me, drawn = tmp_path / "me", tmp_path / "drawn"
     prompt = "a photo of S* on the beach"
-    done = e4t("personalize", portrait, "--prompt", prompt, "--steps", 2, "--out", me, cwd=tmp_path)
+    options = ["--weights", tiny_domain, "--steps", 2, "--prompt", prompt, "--out", me]
+    done = e4t("personalize", portrait, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert Image.open(me / "pictures/00-a-photo-of-S-on-the-beach.png").size == (64, 64)
+    assert Image.open(me / "pictures/00-a-photo-of-S-on-the-beach.png").size == (32, 32)
     prompts = ["--prompt", "pixel art of S*", "--prompt", "a photo of S*"]
     done = e4t("sample", me, *prompts, "--steps", 3, "--out", drawn, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(os.listdir(drawn)) == 2
 
 
-def test_what_was_done_to_a_photo_is_said(tmp_path):
+def test_what_was_done_to_a_photo_is_said(tiny_domain, tmp_path):
     photo = tmp_path / "wide.png"
     Image.new("RGB", (90, 50), "pink").save(photo)
-    done = e4t("personalize", photo, "--steps", 0, "--out", tmp_path / "me", cwd=tmp_path)
-    assert done.returncode == 0
-    assert "90 x 50 is not square: the middle was kept" in done.stdout
+    options = ["--weights", tiny_domain, "--steps", 0, "--out", tmp_path / "me"]
+    arguments = ["personalize", photo, *options]
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    assert "90 x 50 is not square: the middle was kept" in done.output
 
 
 def test_transparency_is_the_mask(portrait):

@@ -21,13 +21,18 @@ def e4t(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def pretrain(out, *options):
-    return e4t("pretrain", FACES, "--cpu", "--batch", 2, "--out", out, *options)
+@pytest.fixture(scope="module")
+def pretrain(tiny_folder):
+    def run(out, *options):
+        on = () if "--weights" in options else ("--base", tiny_folder)
+        return e4t("pretrain", FACES, "--cpu", "--batch", 2, *on, "--out", out, *options)
+
+    return run
 
 
-def test_plan_of_the_toy_is_written(tmp_path):
+def test_a_plan_is_written(tiny_folder, tmp_path):
     path = tmp_path / "plan.json"
-    done = e4t("plan", "--base", "toy", "--batch", 2, "--json", path)
+    done = e4t("plan", "--base", tiny_folder, "--batch", 2, "--json", path)
     assert done.exit_code == 0, done.output
     report = json.loads(path.read_text())
     concept, domain, stored = report["personalize"], report["pretrain"], report["stored"]
@@ -35,7 +40,7 @@ def test_plan_of_the_toy_is_written(tmp_path):
     assert 0 < stored["of_which_offsets_MB"] < stored["concept_MB"] < 2
 
 
-def test_pretrain_then_personalize_then_export(tmp_path):
+def test_pretrain_then_personalize_then_export(pretrain, tmp_path):
     domain, me, files = tmp_path / "domain", tmp_path / "me", tmp_path / "files"
     done = pretrain(domain, "--steps", 2, "--streaming")
     assert done.exit_code == 0, done.output
@@ -51,14 +56,14 @@ def test_pretrain_then_personalize_then_export(tmp_path):
     assert "nothing was written" in pretrain(domain).output
 
 
-def test_a_first_run_may_be_asked_to_go_on(tmp_path):
+def test_a_first_run_may_be_asked_to_go_on(pretrain, tmp_path):
     done = pretrain(tmp_path / "domain", "--steps", 1, "--resume")
     assert done.exit_code == 0, done.output
     assert "no state to go on from" in done.output
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
+def stopped(pretrain, tmp_path_factory):
     """A run that was stopped after a step, started with nothing but options."""
     out = tmp_path_factory.mktemp("run") / "domain"
     options = ["--class-word", "robot", "--dtype", "bf16", "--lr", 1e-4, "--l2", 0.5, "--seed", 7]
@@ -106,13 +111,14 @@ def test_a_resumed_run_with_another_option_is_refused(stopped, options):
     assert f"was started with --{name}" in done.output
 
 
-def test_the_same_option_again_is_no_other(stopped):
-    options = ["--class-word", "robot", "--batch", 2, "--base", "toy", "--dtype", "bf16"]
+def test_the_same_option_again_is_no_other(stopped, tiny_folder):
+    options = ["--class-word", "robot", "--batch", 2, "--base", tiny_folder]
+    options += ["--dtype", "bf16"]
     done = e4t("pretrain", FACES, "--cpu", "--out", stopped, "--steps", 2, "--resume", *options)
     assert done.exit_code == 0, done.output
 
 
-def test_pretrain_goes_on_from_weights_on_their_base(tmp_path):
+def test_pretrain_goes_on_from_weights_on_their_base(pretrain, tmp_path):
     done = pretrain(tmp_path / "one", "--weights", DATA / "e4t-robot", "--steps", 1)
     assert done.exit_code == 0, done.output
     config = read_config(tmp_path / "one/model")
@@ -122,7 +128,7 @@ def test_pretrain_goes_on_from_weights_on_their_base(tmp_path):
     assert read_config(tmp_path / "one/model")["steps"] == 2
 
 
-def test_the_base_of_pretrain_is_that_of_its_weights(tmp_path):
+def test_the_base_of_pretrain_is_that_of_its_weights(pretrain, tmp_path):
     weights = tmp_path / "weights"
     weights.mkdir()
     config = read_config(DATA / "e4t-face") | {"base": "nowhere/sd"}

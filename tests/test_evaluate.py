@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import e4t_minimal
-from e4t_minimal import DATA
+from e4t_minimal.base import load_base
 from e4t_minimal.evaluation.judge import Judge
 from e4t_minimal.evaluation.prompts import PROMPTS
 from e4t_minimal.evaluation.scores import (
@@ -185,15 +185,20 @@ def few_prompts(monkeypatch):
     monkeypatch.setattr("e4t_minimal.evaluation.scores.sample_and_score", quick)
 
 
-def test_small_evaluation(base, few_prompts):
+@pytest.fixture(scope="module")
+def tiny(tiny_folder):
+    return load_base(tiny_folder)
+
+
+def test_small_evaluation(tiny, tiny_domain, few_prompts):
     schedule = PERSONALIZATION.replace(batch=4)
-    report = evaluate(base, DATA / "e4t-face", People(count=2), (0, 1), schedule)
+    report = evaluate(tiny, tiny_domain, People(count=2), (0, 1), schedule)
     assert set(report["steps"]) == {"0", "1"}
     assert report["steps"]["1"]["seconds"]["mean"] > 0
     assert report["floor"]["diversity"]["mean"] > 0
     assert report["floor"]["normalised"]["mean"] == 0
     assert "normalised_plain" in report["steps"]["1"]
-    assert report["gap"] > 0
+    assert np.isfinite(report["gap"])
     assert report["schedule"]["batch"] == 4
     assert report["schedule"]["steps"] == 1
     scores = [report["floor"]["identity"], report["ceiling"], report["judge"]]
@@ -202,14 +207,16 @@ def test_small_evaluation(base, few_prompts):
 
 
 def test_people_whom_the_base_knows_by_name_are_drawn_as_themselves(base):
-    known = named_scores(base, People(count=2))
+    known = named_scores(base, People(count=1))
     assert known["identity"]["mean"] > 0.9
     assert 0 < known["diversity"]["mean"] < 0.307  # of the class word, which is eight people
 
 
-def test_a_known_floor_is_not_drawn_again_and_sampling_is_entered(base, few_prompts, monkeypatch):
+def test_a_known_floor_is_not_drawn_again_and_sampling_is_entered(
+    tiny, tiny_domain, few_prompts, monkeypatch
+):
     people = People(count=2)
-    floor = floor_scores(base, people)
+    floor = floor_scores(tiny, people)
     monkeypatch.setattr("e4t_minimal.evaluation.scores.floor_scores", None)
     drawn = []
 
@@ -223,7 +230,7 @@ def test_a_known_floor_is_not_drawn_again_and_sampling_is_entered(base, few_prom
         def __exit__(self, *_):
             pass
 
-    report = evaluate(base, DATA / "e4t-face", people, (0,), floor=floor, sampling=Sampling)
+    report = evaluate(tiny, tiny_domain, people, (0,), floor=floor, sampling=Sampling)
     assert len(drawn) == 2
     wanted = draw(people.identities()[1], Scene())[0]
     assert drawn[1][1].tobytes() == wanted.tobytes()

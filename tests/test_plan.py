@@ -10,9 +10,10 @@ import measure
 import pytest
 import torch
 from measure import Case
+from tiny import tiny_architecture
 
 from e4t_minimal.model import E4T
-from e4t_minimal.scaling.architectures import build, narrow, read_architecture
+from e4t_minimal.scaling.architectures import build
 from e4t_minimal.scaling.plan import PHASES, plan, rehearsal
 
 GB = 1e9
@@ -28,6 +29,10 @@ def measured(case: Case) -> float:
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])["peak"] * MB
+
+
+def slow(case: Case):
+    return pytest.param(case, marks=pytest.mark.slow)
 
 
 def planned(case: Case) -> int:
@@ -48,13 +53,10 @@ def planned(case: Case) -> int:
     "case",
     [
         Case("toy", "personalize", 64, batch=16),
-        Case("toy", "pretrain", 64, batch=16, micro=4),
-        Case("8", "personalize", 256, batch=4, micro=2, checkpointing=True),
-        pytest.param(Case("8", "personalize", 512, batch=4), marks=pytest.mark.slow),
-        pytest.param(
-            Case("8", "pretrain", 512, batch=4, micro=2, checkpointing=True),
-            marks=pytest.mark.slow,
-        ),
+        slow(Case("toy", "pretrain", 64, batch=16, micro=4)),
+        slow(Case("8", "personalize", 256, batch=4, micro=2, checkpointing=True)),
+        slow(Case("8", "personalize", 512, batch=4)),
+        slow(Case("8", "pretrain", 512, batch=4, micro=2, checkpointing=True)),
     ],
     ids=lambda case: f"{case.base}-{case.phase}-{case.resolution}",
 )
@@ -64,6 +66,7 @@ def test_plan_is_within_15_percent_of_what_is_measured(case):
     assert 0.85 < said / real < 1.15
 
 
+@pytest.mark.slow
 def test_stable_diffusion_fits_a_free_colab():
     concept = plan("sd15", "personalize", PARTS, resolution=512)
     assert concept.peak <= 15 * GB
@@ -81,19 +84,19 @@ def test_the_batch_of_both_phases_is_the_papers():
 
 
 def test_what_saves_memory_saves_memory():
+    tiny = tiny_architecture()
     eight = WHOLE.replace(batch=8)
-    whole = plan("toy", schedule=eight, checkpointing=False)
-    parts = plan("toy", schedule=eight.replace(micro=2), checkpointing=False)
-    checkpointed = plan("toy", schedule=eight.replace(micro=2), checkpointing=True)
+    whole = plan(tiny, schedule=eight, resolution=64, checkpointing=False)
+    parts = plan(tiny, schedule=eight.replace(micro=2), resolution=64, checkpointing=False)
+    checkpointed = plan(tiny, schedule=eight.replace(micro=2), resolution=64, checkpointing=True)
     assert checkpointed.peak < parts.peak < whole.peak
 
 
 def test_eight_bit_averages_take_less():
+    tiny = tiny_architecture()
     two = PHASES["pretrain"].replace(batch=2)
-    whole, small = (
-        plan("toy", "pretrain", two),
-        plan("toy", "pretrain", two.replace(eight_bit=True)),
-    )
+    whole = plan(tiny, "pretrain", two, resolution=64)
+    small = plan(tiny, "pretrain", two.replace(eight_bit=True), resolution=64)
     assert small.trained < whole.trained
 
 
@@ -108,7 +111,7 @@ def test_a_rehearsal_allocates_nothing_and_counts_everything():
 
 
 def test_plan_knows_the_true_numbers():
-    architecture = narrow(read_architecture("sd15"), 32)
+    architecture = tiny_architecture()
     two = WHOLE.replace(batch=2)
     said = plan(architecture, schedule=two, resolution=64, dtype=torch.float32)
     base = build(architecture, resolution=64)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from states import rewritten
 from trying import record
 from typer.testing import CliRunner
 
+from e4t_minimal.base import load_base
 from e4t_minimal.training import __main__ as program
 from e4t_minimal.training import e4t, progress
 from e4t_minimal.training.loop import Training
@@ -21,16 +23,19 @@ class Killed(BaseException):
     pass
 
 
-@pytest.fixture
-def small(base, monkeypatch):
-    """Few pictures, small batches, a state after every step, on the base that is loaded."""
-    monkeypatch.setattr(e4t, "VALIDATION_PEOPLE", 2)
-    monkeypatch.setattr(e4t, "CELEBRITIES", 4)
-    monkeypatch.setattr(e4t, "STRANGERS", 4)
-    monkeypatch.setattr(e4t, "DICTIONARY", e4t.DICTIONARY.replace(batch=2))
-    monkeypatch.setattr(e4t, "PRETRAINING", e4t.PRETRAINING.replace(batch=2))
-    monkeypatch.setattr(e4t, "load_base", lambda *_, **__: base)
-    monkeypatch.setattr(progress, "SAVE_SECONDS", -1)
+@pytest.fixture(scope="module")
+def small(tiny_folder):
+    """Few pictures, small batches, a state after every step, on a small base."""
+    base = load_base(tiny_folder)
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(e4t, "VALIDATION_PEOPLE", 2)
+        patches.setattr(e4t, "CELEBRITIES", 4)
+        patches.setattr(e4t, "STRANGERS", 4)
+        patches.setattr(e4t, "DICTIONARY", e4t.DICTIONARY.replace(batch=2))
+        patches.setattr(e4t, "PRETRAINING", e4t.PRETRAINING.replace(batch=2))
+        patches.setattr(e4t, "load_base", lambda *_, **__: base)
+        patches.setattr(progress, "SAVE_SECONDS", -1)
+        yield
 
 
 def dies_after(count, monkeypatch):
@@ -80,14 +85,20 @@ def test_a_training_that_is_killed_goes_on_with_the_same_bits(small, tmp_path, m
     assert again["rows"] == parts["rows"]
 
 
-@pytest.fixture
-def stopped(small, tmp_path, monkeypatch):
-    """A folder in which a training has been killed in its dictionary."""
-    with monkeypatch.context() as patches:
+@pytest.fixture(scope="module")
+def killed(small, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed") / "it"
+    with pytest.MonkeyPatch.context() as patches:
         dies_after(1, patches)
         with pytest.raises(Killed):
-            e4t.fit(tmp_path / "it", **RECIPE)
-    return tmp_path / "it"
+            e4t.fit(folder, **RECIPE)
+    return folder
+
+
+@pytest.fixture
+def stopped(killed, tmp_path):
+    """A folder in which a training has been killed in its dictionary."""
+    return shutil.copytree(killed, tmp_path / "it")
 
 
 @pytest.mark.parametrize(
@@ -107,8 +118,8 @@ def stopped(small, tmp_path, monkeypatch):
         {"encoder.more": torch.ones(2)},
         {"optimizer.0.exp_avg": torch.ones(1)},
         {"optimizer.999.exp_avg": torch.ones(1)},
-        {"encoder.join.2.bias": torch.full((192,), float("nan"))},
-        {"encoder.join.2.bias": torch.zeros(192).half()},
+        {"encoder.join.2.bias": torch.full((24,), float("nan"))},
+        {"encoder.join.2.bias": torch.zeros(24).half()},
     ],
     ids=str,
 )

@@ -22,13 +22,17 @@ FEWER_BLOCKS = {
 }
 
 
-def tiny_base():
-    """A `Base` of the toy's kind: pictures of 32 pixels, 24 attention projections."""
+def tiny_architecture():
     parts = narrow(read_architecture("toy"), 8)
     parts["unet"] |= FEWER_BLOCKS
     parts["text_encoder"]["num_hidden_layers"] = 2
     parts["image_encoder"]["num_hidden_layers"] = 4
-    return build(parts, resolution=32)
+    return parts
+
+
+def tiny_base():
+    """A `Base` of the toy's kind: pictures of 32 pixels, 24 attention projections."""
+    return build(tiny_architecture(), resolution=32)
 
 
 def tiny_e4t(base, seed=0):
