@@ -76,6 +76,6 @@ def text_of(number: str) -> str:
 
 def words_of(number: str) -> int:
     text = re.sub(r"\]\([^)]*\)", "]", text_of(number))  # where a link leads
-    text = re.sub(r"<[^>]+>", "", text)
+    text = re.sub(r"</?[a-zA-Z][^>]*>", "", text)
     text = re.sub(r"\$\$?[^$]+\$\$?", "formula", text)
     return len(re.findall(r"\w[\w'*-]*", text))

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel
 from tqdm.auto import tqdm
 
@@ -17,6 +16,7 @@ from ..helpers.reading import read_json
 from ..scaling.fixed import fixed
 from ..train import PERSONALIZATION, Schedule
 from ..training.e4t import fit
+from ..training.hardware import autocast
 from . import alternatives  # noqa: F401  so that their names are known
 from .provenance import commit
 from .scores import People, evaluate, floor_scores
@@ -134,7 +134,7 @@ def ablate(
     wanted = [people]
     if any(VARIANTS[name].rates for name in missing):
         wanted.append(trial_people)
-    with half_precision():
+    with autocast(base.device.type):
         # the same for all variants
         floors = {each: floor_scores(base, each) for each in wanted}
     for name in tqdm(missing, desc="variants"):
@@ -161,7 +161,7 @@ class _Measurement:
     floors: dict[People, list[dict]]
 
     def report(self, people: People, stops: tuple[int, ...], schedule: Schedule) -> dict:
-        with half_precision():
+        with autocast(self.base.device.type):
             return evaluate(
                 self.base,
                 self.weights,
@@ -180,11 +180,6 @@ class _Measurement:
             scores = self.report(people, (self.steps,), schedule)["steps"][str(self.steps)]
             sums[rate] = scores["identity"]["mean"] + scores["prompt"]["mean"]
         return max(sums, key=sums.get)
-
-
-def half_precision() -> torch.autocast:
-    """Products in bf16, as in all measurements of the table."""
-    return torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
 
 
 def pretrained(name: str, runs: Path, domain: str) -> Path:
