@@ -391,7 +391,7 @@ def test_maps_are_those_of_the_plain_softmax_whatever_the_kernel(pipe, name, pro
     pipe.unet.set_attn_processor(processor)
     plain = run(pipe)
     with trace(pipe, f"{name}.map") as t:
-        assert (run(pipe) - plain).abs().max() <= 1e-5
+        assert (run(pipe) - plain).abs().max() <= 1e-5 * plain.abs().max()
     with trace(pipe, ("unet.*.0", f"{name}", "guidance*", "latent*", "text.hidden")):
         assert torch.equal(run(pipe), plain)  # no layer has another processor
     found = t[f"{name}.map"]
