@@ -41,6 +41,7 @@ def test_runs_go_on_where_they_stopped(tmp_path):
         last_pictures(path, {"LoRA": {"steps": {1: None}}}, "face")
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_off_is_named(tmp_path):
     run = Run("E4T", 0, (0,), denoising=2)
     (tmp_path / "bench").write_text("in the way of the folder for the last pictures")

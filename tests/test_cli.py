@@ -78,8 +78,9 @@ def test_personalize_then_sample(portrait, tiny_domain, tmp_path):
     assert done.returncode == 0, done.stderr
     assert Image.open(me / "pictures/00-a-photo-of-S-on-the-beach.png").size == (32, 32)
     prompts = ["--prompt", "pixel art of S*", "--prompt", "a photo of S*"]
-    done = e4t("sample", me, *prompts, "--steps", 3, "--out", drawn, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    arguments = ["sample", me, *prompts, "--steps", 3, "--out", drawn]
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
     assert len(os.listdir(drawn)) == 2
 
 

@@ -100,6 +100,7 @@ def test_a_list_that_is_not_whole_is_told(folder, content):
     assert finding.advice
 
 
+@pytest.mark.slow
 def test_a_broken_weight_ends_with_status_1(tmp_path):
     """A copy of the whole, whose U-Net lost its end on the way: told twice, without a traceback."""
     for name in ("e4t_minimal", "data_samples"):

@@ -59,7 +59,7 @@ def personalized(base, face, schedule):
 
 
 def test_micro_batches_take_the_same_steps(base, faces):
-    schedule = PERSONALIZATION.replace(steps=3, batch=8)
+    schedule = PERSONALIZATION.replace(steps=2, batch=4)
     losses, offsets = personalized(base, faces[0], schedule)
     in_parts, offsets_in_parts = personalized(base, faces[0], schedule.replace(micro=3))
     assert losses == pytest.approx(in_parts, rel=1e-4)

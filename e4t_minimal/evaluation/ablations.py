@@ -134,7 +134,7 @@ def ablate(
     wanted = [people]
     if any(VARIANTS[name].rates for name in missing):
         wanted.append(trial_people)
-    with autocast(base.device.type):
+    with autocast("cpu"):
         # the same for all variants
         floors = {each: floor_scores(base, each) for each in wanted}
     for name in tqdm(missing, desc="variants"):
@@ -161,7 +161,7 @@ class _Measurement:
     floors: dict[People, list[dict]]
 
     def report(self, people: People, stops: tuple[int, ...], schedule: Schedule) -> dict:
-        with autocast(self.base.device.type):
+        with autocast("cpu"):
             return evaluate(
                 self.base,
                 self.weights,
