@@ -7,6 +7,7 @@ repository. Nothing is loaded from elsewhere: badges become words, formulas Math
 import posixpath
 import re
 import sys
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -49,6 +50,8 @@ NAVIGATION = {  # {tab: pages, as patterns of PAGES' paths}
 }
 METHOD = ("base", "placeholder", "encoder", "offsets", "regularizers", "model", "train", "sample")
 FOLDERS = ("world", "inspection", "scaling", "evaluation")
+TERM = re.compile(r"^- \*\*(.+?)\*\*: ", re.MULTILINE)  # an entry of the glossary
+EVERYDAY = {"head", "key", "value", "v"}  # terms that mostly mean something else
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^\s$](?:[^$]*?[^\s$])?)\$", re.DOTALL)
 
 
@@ -99,7 +102,63 @@ def on_page_content(html, page, config, files):
     _mend_links(soup, page, files)
     if page.file.src_uri.endswith(".ipynb"):
         _clean_notebook(soup, page.file.src_uri)
+        glossary = files.get_file_from_path("docs/glossary.md").url_relative_to(page.file)
+        _link_terms(soup, glossary)
+    if page.file.src_uri == "docs/glossary.md":
+        for term in soup.select("li > strong:first-child"):
+            term.parent["id"] = _anchor(term.text)
     return str(soup)
+
+
+def _anchor(term: str) -> str:
+    return re.sub(r"\W+", "-", term.lower()).strip("-")
+
+
+def terms() -> dict[str, re.Pattern]:
+    """{anchor in the glossary: how the term looks in a text}
+
+    Names with capitals look so only: to clip is not CLIP.
+    """
+    found = {}
+    for term in TERM.findall((ROOT / "docs/glossary.md").read_text("utf-8")):
+        term = term.replace("\\", "")
+        names = [name for name in re.split(", | or ", term) if name not in EVERYDAY]
+        looks = [re.escape(name) if name != name.lower() else f"(?i:{name})" for name in names]
+        if looks:
+            found[_anchor(term)] = re.compile(rf"(?<![\w-])(?:{'|'.join(looks)})s?(?![\w-])")
+    return found
+
+
+def _link_terms(soup, glossary: str):
+    """The first use of each term in a notebook's text leads to what the glossary says of it."""
+    left = terms()
+    for text in soup.select_one("article, body, :root").find_all(string=True):
+        inside = text.find_parent(class_="jp-RenderedMarkdown")
+        no_prose = ["a", "code", "pre", "math", "summary", "h1", "h2", "h3", "h4"]
+        if inside and not text.find_parent(no_prose):
+            html = _with_links(str(text), left, glossary)
+            if html:
+                text.replace_with(BeautifulSoup(html, "html.parser"))
+
+
+def _with_links(text: str, left: dict[str, re.Pattern], glossary: str) -> str:
+    """The text as HTML with the terms that are left as links; "" without one.
+
+    What is linked leaves `left`.
+    """
+    html, done = "", 0
+    while True:
+        matches = {anchor: looks.search(text, done) for anchor, looks in left.items()}
+        found = {anchor: match for anchor, match in matches.items() if match}
+        if not found:
+            return html + escape(text[done:]) if html else ""
+        # of those that begin first the longest: "weight offset", not "offset"
+        anchor = min(found, key=lambda anchor: (found[anchor].start(), -found[anchor].end()))
+        start, end = found[anchor].span()
+        link = f'<a class="term" href="{glossary}#{anchor}">{escape(text[start:end])}</a>'
+        html += escape(text[done:start]) + link
+        done = end
+        del left[anchor]
 
 
 def _mend_links(soup, page, files):

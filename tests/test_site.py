@@ -70,6 +70,14 @@ def test_every_page_is_there(site):
     assert parts | {"index.html", "teaching/index.html", "data_samples/toy-sd/index.html"} <= names
 
 
+def test_a_notebook_links_each_term_once(site, soups):
+    for path in sorted((site / "notebooks").glob("[0-9][0-9]_*.html")):
+        links = [link["href"] for link in soups[path].select("a.term")]
+        assert len(links) > 10, path.name
+        assert len(links) == len(set(links)), path.name
+        assert all(link.startswith("../docs/glossary.html#") for link in links)
+
+
 def test_links_and_pictures_lead_somewhere(site, soups):
     anchors = {path: anchors_of(soup) for path, soup in soups.items()}
     wrong = []
