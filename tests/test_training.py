@@ -13,7 +13,7 @@ from e4t_minimal.training.data import QUESTIONS, UNKNOWN, Pictures, pictures, tr
 from e4t_minimal.training.hardware import autocast, choose_attention
 from e4t_minimal.training.importance import importance
 from e4t_minimal.training.loop import Training, train
-from e4t_minimal.training.tokenizer import grammar, name_tokens
+from e4t_minimal.training.tokenizer import build_tokenizer, grammar, name_tokens
 from e4t_minimal.world import DOMAINS, Scene, identity, named
 
 
@@ -31,6 +31,12 @@ def regression(seed: int = 0):
 
 class Stop(Exception):
     pass
+
+
+def test_the_tokenizer_numbers_words_alike_every_time():
+    """Else a training that is gone on with would read other words under the same numbers."""
+    vocabularies = [build_tokenizer().get_vocab() for _ in range(3)]
+    assert vocabularies[0] == vocabularies[1] == vocabularies[2]
 
 
 def test_whole_numbers_in_a_model_are_not_averaged(tmp_path):

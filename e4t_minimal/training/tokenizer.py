@@ -44,6 +44,8 @@ def build_tokenizer() -> CLIPTokenizer:
         min_frequency=1,
         end_of_word_suffix=WORD_END,
         initial_alphabet=list(LETTERS),
+        # numbered here, they break ties alike every time; else in the order of a hash table
+        special_tokens=[letter + WORD_END for letter in LETTERS],
         show_progress=False,
     )
     bpe.train_from_iterator(words, trainer)
