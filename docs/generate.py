@@ -233,12 +233,16 @@ def small_batch() -> list[str]:
     return [*as_table(rows), "", f"`{command_of(report)}`"]
 
 
-def ablations() -> list[str]:
+def ablations(trained: bool = False) -> list[str]:
     """`python -m e4t_minimal.training ablate`: one line for each variant.
 
-    First those of the shipped models, then those that were trained for this.
+    trained: those that were trained for this; else those of the shipped models.
     """
     report = json.loads((RESULTS / "ablation-face.json").read_text("utf-8"))
+    here = {
+        name for name, found in report.items() if "--dictionary-steps 1000" not in found["made by"]
+    }
+    report = {name: found for name, found in report.items() if (name in here) == trained}
     stops = sorted({n for found in report.values() for n in found["steps"]}, key=int)
     rows = [
         ["variant", "what it changes", *(f"identity, {n}" for n in stops), "prompt", "diversity"]
@@ -373,6 +377,7 @@ BLOCKS = {
     "what-differs": what_differs,
     "small-batch": small_batch,
     "ablations": ablations,
+    "ablations-trained": lambda: ablations(trained=True),
     "rates": rates,
     "commands": commands,
 }
