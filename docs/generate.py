@@ -239,10 +239,10 @@ def ablations(trained: bool = False) -> list[str]:
     trained: those that were trained for this; else those of the shipped models.
     """
     report = json.loads((RESULTS / "ablation-face.json").read_text("utf-8"))
-    here = {
-        name for name, found in report.items() if "--dictionary-steps 1000" not in found["made by"]
+    shipped = report["E4T"]["made by"]
+    report = {
+        name: found for name, found in report.items() if (found["made by"] != shipped) == trained
     }
-    report = {name: found for name, found in report.items() if (name in here) == trained}
     stops = sorted({n for found in report.values() for n in found["steps"]}, key=int)
     rows = [
         ["variant", "what it changes", *(f"identity, {n}" for n in stops), "prompt", "diversity"]

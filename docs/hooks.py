@@ -51,6 +51,7 @@ NAVIGATION = {  # {tab: pages, as patterns of PAGES' paths}
 METHOD = ("base", "placeholder", "encoder", "offsets", "regularizers", "model", "train", "sample")
 FOLDERS = ("world", "inspection", "scaling", "evaluation")
 TERM = re.compile(r"^- \*\*(.+?)\*\*: ", re.MULTILINE)  # an entry of the glossary
+NO_PROSE = ["a", "code", "pre", "math", "summary", "h1", "h2", "h3", "h4"]
 EVERYDAY = {"head", "key", "value", "v"}  # terms that mostly mean something else
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^\s$](?:[^$]*?[^\s$])?)\$", re.DOTALL)
 
@@ -123,7 +124,7 @@ def terms() -> dict[str, re.Pattern]:
     for term in TERM.findall((ROOT / "docs/glossary.md").read_text("utf-8")):
         term = term.replace("\\", "")
         names = [name for name in re.split(", | or ", term) if name not in EVERYDAY]
-        looks = [re.escape(name) if name != name.lower() else f"(?i:{name})" for name in names]
+        looks = [f"(?i:{re.escape(name)})" if name.islower() else re.escape(name) for name in names]
         if looks:
             found[_anchor(term)] = re.compile(rf"(?<![\w-])(?:{'|'.join(looks)})s?(?![\w-])")
     return found
@@ -132,26 +133,23 @@ def terms() -> dict[str, re.Pattern]:
 def _link_terms(soup, glossary: str):
     """The first use of each term in a notebook's text leads to what the glossary says of it."""
     left = terms()
-    for text in soup.select_one("article, body, :root").find_all(string=True):
-        inside = text.find_parent(class_="jp-RenderedMarkdown")
-        no_prose = ["a", "code", "pre", "math", "summary", "h1", "h2", "h3", "h4"]
-        if inside and not text.find_parent(no_prose):
+    texts = [
+        text for cell in soup.select(".jp-RenderedMarkdown") for text in cell.find_all(string=True)
+    ]
+    for text in texts:
+        if not text.find_parent(NO_PROSE):
             html = _with_links(str(text), left, glossary)
-            if html:
-                text.replace_with(BeautifulSoup(html, "html.parser"))
+            text.replace_with(BeautifulSoup(html, "html.parser"))
 
 
 def _with_links(text: str, left: dict[str, re.Pattern], glossary: str) -> str:
-    """The text as HTML with the terms that are left as links; "" without one.
-
-    What is linked leaves `left`.
-    """
+    """The text as HTML with the terms that are left as links. What is linked leaves `left`."""
     html, done = "", 0
     while True:
         matches = {anchor: looks.search(text, done) for anchor, looks in left.items()}
         found = {anchor: match for anchor, match in matches.items() if match}
         if not found:
-            return html + escape(text[done:]) if html else ""
+            return html + escape(text[done:])
         # of those that begin first the longest: "weight offset", not "offset"
         anchor = min(found, key=lambda anchor: (found[anchor].start(), -found[anchor].end()))
         start, end = found[anchor].span()

@@ -53,6 +53,7 @@ MUTANTS = [
         wrong="unconditional - guidance *",
         test="test_sample.py::test_without_s_it_is_the_stock_pipeline",
         notebook="02",
+        quick=True,
     ),
     Mutant(
         "Delta added instead of multiplied",
@@ -77,6 +78,7 @@ MUTANTS = [
         wrong="text_encoder.final_layer_norm.register_forward_hook(put_in)",
         test="test_placeholder.py::test_only_the_placeholder_changes_and_all_of_them",
         notebook="03",
+        quick=True,
     ),
     Mutant(
         "L2 on v* whole",

@@ -12,7 +12,6 @@ def test_a_broken_module_is_noticed(mutant, tmp_path):
     assert not passes_its_test(broken(mutant, tmp_path), mutant)
 
 
-@pytest.mark.slow
 def test_the_copy_alone_is_no_reason_to_fail(tmp_path):
     quickest = [mutant for mutant in MUTANTS if mutant.quick][-1]
     assert passes_its_test(broken(None, tmp_path), quickest)

@@ -80,7 +80,6 @@ def test_the_installed_package_finds_its_data(programs, tmp_path):
     assert (Path(data) / "toy-sd/model_index.json").exists()
 
 
-@pytest.mark.slow
 def test_the_demo_runs_in_an_empty_folder(programs, tmp_path):
     output = run(programs / "e4t", "demo", "--steps", 1, cwd=tmp_path)
     assert "identity" in output

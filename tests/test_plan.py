@@ -13,7 +13,7 @@ from measure import Case
 from tiny import tiny_architecture
 
 from e4t_minimal.model import E4T
-from e4t_minimal.scaling.architectures import build
+from e4t_minimal.scaling.architectures import build, narrow, read_architecture
 from e4t_minimal.scaling.plan import PHASES, plan, rehearsal
 
 GB = 1e9
@@ -52,7 +52,7 @@ def planned(case: Case) -> int:
 @pytest.mark.parametrize(
     "case",
     [
-        slow(Case("toy", "personalize", 64, batch=16)),
+        Case("toy", "personalize", 64, batch=16),
         slow(Case("toy", "pretrain", 64, batch=16, micro=4)),
         slow(Case("8", "personalize", 256, batch=4, micro=2, checkpointing=True)),
         slow(Case("8", "personalize", 512, batch=4)),
@@ -111,7 +111,7 @@ def test_a_rehearsal_allocates_nothing_and_counts_everything():
 
 
 def test_plan_knows_the_true_numbers():
-    architecture = tiny_architecture()
+    architecture = narrow(read_architecture("sd15"), 32)
     two = WHOLE.replace(batch=2)
     said = plan(architecture, schedule=two, resolution=64, dtype=torch.float32)
     base = build(architecture, resolution=64)

@@ -388,10 +388,11 @@ def plain_maps(pipe, name):
 )
 @pytest.mark.parametrize("name", ["unet.down.0.attn2[0]", "unet.up.1.attn2[2]", "unet.mid.attn1"])
 def test_maps_are_those_of_the_plain_softmax_whatever_the_kernel(pipe, name, processor):
+    pipe.to(torch.float64)  # in single precision the kernels of some processors differ by 1e-5
     pipe.unet.set_attn_processor(processor)
     plain = run(pipe)
     with trace(pipe, f"{name}.map") as t:
-        assert (run(pipe) - plain).abs().max() <= 1e-5 * plain.abs().max()
+        assert (run(pipe) - plain).abs().max() <= 1e-9
     with trace(pipe, ("unet.*.0", f"{name}", "guidance*", "latent*", "text.hidden")):
         assert torch.equal(run(pipe), plain)  # no layer has another processor
     found = t[f"{name}.map"]

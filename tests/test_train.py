@@ -59,12 +59,11 @@ def personalized(base, face, schedule):
 
 
 def test_micro_batches_take_the_same_steps(base, faces):
-    schedule = PERSONALIZATION.replace(steps=2, batch=4)
+    schedule = PERSONALIZATION.replace(steps=3, batch=4)
     losses, offsets = personalized(base, faces[0], schedule)
     in_parts, offsets_in_parts = personalized(base, faces[0], schedule.replace(micro=3))
     assert losses == pytest.approx(in_parts, rel=1e-4)
-    # Adam takes whole steps also where a gradient is nearly 0, so a few numbers go elsewhere
-    assert (offsets - offsets_in_parts).norm() < 3e-2 * offsets.norm()
+    assert (offsets - offsets_in_parts).norm() < 1e-2 * offsets.norm()
 
 
 def test_same_seed_same_steps(base, faces):

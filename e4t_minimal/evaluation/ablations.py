@@ -16,7 +16,7 @@ from ..helpers.reading import read_json
 from ..scaling.fixed import fixed
 from ..train import PERSONALIZATION, Schedule
 from ..training.e4t import fit
-from ..training.hardware import autocast
+from ..training.hardware import autocast, bf16_is_faster
 from . import alternatives  # noqa: F401  so that their names are known
 from .provenance import commit
 from .scores import People, evaluate, floor_scores
@@ -134,19 +134,20 @@ def ablate(
     wanted = [people]
     if any(VARIANTS[name].rates for name in missing):
         wanted.append(trial_people)
-    with autocast("cpu"):
+    half = bf16_is_faster()  # asked once: the same format for all
+    with autocast("cpu", half):
         # the same for all variants
         floors = {each: floor_scores(base, each) for each in wanted}
     for name in tqdm(missing, desc="variants"):
         variant = VARIANTS[name]
         weights = pretrained(name, runs, people.domain)
-        measure = _Measurement(base, weights, variant, steps, floors)
+        measure = _Measurement(base, weights, variant, steps, floors, half)
         schedule = variant.schedule
         if variant.rates:
             schedule = schedule.replace(offsets_lr=measure.best_rate(trial_people))
         stops = (steps,) if variant.differs_in_phase_2 else (0, steps)
         report = measure.report(people, stops, schedule)
-        _add(path, name, _origin(variant, weights) | report)
+        _add(path, name, _origin(variant, weights) | {"bf16": half} | report)
     return read(path)
 
 
@@ -159,9 +160,10 @@ class _Measurement:
     variant: Variant
     steps: int
     floors: dict[People, list[dict]]
+    half: bool  # products in bf16
 
     def report(self, people: People, stops: tuple[int, ...], schedule: Schedule) -> dict:
-        with autocast("cpu"):
+        with autocast("cpu", self.half):
             return evaluate(
                 self.base,
                 self.weights,

@@ -24,7 +24,7 @@ def bf16_is_faster(device: str = "cpu") -> bool:
         return torch.cuda.is_bf16_supported()
     if device != "cpu":
         return False
-    # small: without such units a product in bf16 is emulated, and 50 times slower
+    # small: without such units a product in bf16 is emulated, and many times slower
     matrices = [torch.randn(256, 256, dtype=kind) for kind in (torch.float32, torch.bfloat16)]
     single, half = (_seconds(lambda a=a: a @ a) for a in matrices)
     return half < 0.8 * single
