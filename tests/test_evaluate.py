@@ -199,6 +199,9 @@ def test_small_evaluation(base, few_prompts):
     assert report["floor"]["diversity"]["mean"] > 0
     assert report["floor"]["normalised"]["mean"] == 0
     assert "normalised_plain" in report["steps"]["1"]
+    after = report["steps"]["1"]
+    assert len(after["each"]) == 2
+    assert after["identity"]["mean"] == pytest.approx(sum(after["each"]) / 2, abs=1e-4)
     assert report["gap"] > 0
     assert report["schedule"]["batch"] == 4
     assert report["schedule"]["steps"] == 1

@@ -258,7 +258,8 @@ def _read_identities(judge: Judge, images: list, identities: list[Identity]) -> 
 def _summary(scores: list[dict], floor: list[dict], ceiling: list[float]) -> dict[str, dict]:
     """Every score's mean over people, and the identities once more as shares of the way up.
 
-    normalised = (identity - floor) / (ceiling - floor), of the means.
+    "each": every person's identity, so that two reports of the same people can be compared person
+    by person. normalised = (identity - floor) / (ceiling - floor), of the means.
     """
     summary = {}
     for name in scores[0]:
@@ -269,6 +270,7 @@ def _summary(scores: list[dict], floor: list[dict], ceiling: list[float]) -> dic
             for found, low, top in zip(scores, floor, ceiling, strict=True)
         ]
         summary[name.replace("identity", "normalised")] = interval(triples, _share_of_the_way)
+    summary["each"] = [round(found["identity"], 4) for found in scores]
     return summary
 
 
