@@ -266,7 +266,9 @@ def rates() -> list[str]:
         tried = [found["factor"].get(factor) for factor in factors]
         cells = [f"{at['identity']:.2f} ({at['prompt']:.2f})" if at else "" for at in tried]
         rows.append([name, *cells, f"{found['best']:g}"])
-    return [*as_table(rows), "", f"`{command_of(report)}`"]
+    people = {found["people"] for found in methods.values()}
+    tried_on = " or ".join(map(str, sorted(people)))
+    return [*as_table(rows), "", f"`{command_of(report)}`; {tried_on} validation people."]
 
 
 def findings() -> list[str]:

@@ -84,7 +84,7 @@ def _reaches(found: dict, goal: dict) -> dict | str:
 
 
 def summarise_search(records: list[dict]) -> dict[str, dict]:
-    """{method: {"steps", "factor": {factor: identity and prompt}, "best": factor, "learns"}}.
+    """{method: {"people", "steps", "factor": {factor: identity and prompt}, "best", "learns"}}.
 
     Best is the highest identity among those that keep the prompt score within 0.05 of the method's
     highest; learns are the rates that it gives.
@@ -99,6 +99,7 @@ def summarise_search(records: list[dict]) -> dict[str, dict]:
         }
         best = max(identities, key=identities.get)
         summary[method] = {
+            "people": len({record["person"] for record in own}),
             "steps": max(record["steps"] for record in own),
             "factor": factors,
             "best": best,

@@ -65,3 +65,39 @@ def _add_to_the_class_word(sheet: Sheet):
     sheet.arrow((727, 254), (772, 254))
     sheet.arrow((790, 272), (790, 299))
     sheet.box((790, 320, 130, 40), "embedding of S*", LIT)
+
+
+@figure("loop-04", 322)
+def loop(sheet: Sheet):
+    """E4T's sampling loop, its parts numbered like the lines of the code. 1: the latents z_t go
+    through the U-Net without words, which gives v_empty and features. 2: the encoder makes S* of
+    the features and of the picture's CLS tokens, which were computed once. 3: S* goes into the
+    prompt, and the text encoder reads it. 4: the same latents go through the U-Net with that
+    prompt, which gives v_prompt. 5: guidance combines v_empty and v_prompt. 6: the DDIM rule takes
+    a little noise away. That goes back to z_t, 10 times; then the autoencoder unpacks the latents
+    into a picture."""
+    sheet.box((62, 134, 104, 76), "latents $z_t$\nand timestep t\n(at first: noise)")
+    sheet.arrow((114, 134), (136, 134), (136, 40), (160, 40))
+    sheet.arrow((136, 134), (136, 272), (404, 272), (404, 252))
+    sheet.box((235, 40, 150, 52), "1 · U-Net\nwithout words")
+    sheet.arrow((235, 66), (235, 108), text="features", at=(266, 86))
+    sheet.box((235, 134, 150, 52), "2 · encoder", LIT)
+    sheet.box((235, 226, 150, 52), "the picture's [CLS]:\nseen once, before")
+    sheet.arrow((235, 200), (235, 160))
+    sheet.arrow((310, 134), (339, 134), text="S*", at=(323, 122))
+    sheet.box((404, 134, 130, 52), "3 · S* in the prompt,\ntext encoder", LIT)
+    sheet.arrow((404, 160), (404, 200))
+    sheet.box((404, 226, 130, 52), "4 · U-Net with\nthe prompt")
+    _guidance_and_step(sheet)
+
+
+def _guidance_and_step(sheet: Sheet):
+    sheet.arrow((310, 40), (570, 40), (570, 106), text="$v_{\\mathrm{empty}}$", at=(540, 26))
+    sheet.arrow((469, 226), (570, 226), (570, 162), text="$v_{\\mathrm{prompt}}$", at=(524, 212))
+    sheet.box((570, 134, 130, 56), "5 · guidance")
+    sheet.arrow((635, 134), (659, 134), text="$v$", at=(646, 122))
+    sheet.box((714, 134, 110, 76), "6 · DDIM rule:\na little\nless noise")
+    sheet.arrow((769, 134), (799, 134), text="last\nstep", at=(783, 112))
+    sheet.box((836, 134, 74, 76), "auto-\nencoder:\npicture")
+    back = ((714, 172), (714, 306), (62, 306), (62, 172))
+    sheet.arrow(*back, text="next step: 10 in all", at=(620, 295))
