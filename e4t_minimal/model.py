@@ -26,6 +26,7 @@ class Batch:
     ids: torch.Tensor  # (B, T): token numbers of the prompts
     mask: torch.Tensor | None = None  # (B, 1, h, w) in [0, 1], 1 on the subject
     initial: torch.Tensor | None = None  # (B, C, h, w): what the U-Net predicted at the start
+    words: torch.Tensor | None = None  # (B, D): the base's words for those in the pictures, if any
 
     def __post_init__(self):
         checks.as_many(**vars(self))

@@ -28,14 +28,13 @@ def fit_dictionary(
     first = state.load(optimizer) if state else 0
     if first:  # again, from there on; it needs what the first one has told the optimizer
         rate = _one_cycle(optimizer, schedule, first - 1)
-    # each picture's word takes the place of its prompt, so that both are drawn together
-    data = data.replace(ids=words)
+    data = data.replace(words=words)
     for index in range(first, schedule.steps):
         model.encoder.train()
         batch, noise, t = draw_batch(model, data, schedule, index)
         z_t, _ = model.base.add_noise(batch.latents, noise, t)
         embedding, _ = model.embedding(batch.image_features, model.unet_features(z_t, t))
-        loss = (embedding - batch.ids).square().sum(-1).mean()
+        loss = (embedding - batch.words).square().sum(-1).mean()
         optimizer.zero_grad()
         loss.backward()
         checks.still_finite(index, loss=loss.item())
