@@ -32,7 +32,7 @@ def small(tiny_folder):
         patches.setattr(e4t, "CELEBRITIES", 4)
         patches.setattr(e4t, "STRANGERS", 4)
         patches.setattr(e4t, "DICTIONARY", e4t.DICTIONARY.replace(batch=2))
-        patches.setattr(e4t, "PRETRAINING", e4t.PRETRAINING.replace(batch=2))
+        patches.setattr(e4t, "TOY_PRETRAINING", e4t.TOY_PRETRAINING.replace(batch=2))
         patches.setattr(e4t, "load_base", lambda *_, **__: base)
         patches.setattr(progress, "SAVE_SECONDS", -1)
         yield

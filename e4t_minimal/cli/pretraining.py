@@ -91,8 +91,8 @@ class PretrainingOptions:
     batch: Annotated[
         int, typer.Option(min=1, help="Pictures of a step, on all processes together.")
     ] = 16
-    lr: Annotated[float, typer.Option(help="The encoder's learning rate.")] = 3e-5
-    offsets_lr: Annotated[float, typer.Option(help="The offsets' learning rate.")] = 1e-3
+    lr: Annotated[float, typer.Option(help="The encoder's learning rate.")] = 1.6e-5
+    offsets_lr: Annotated[float, typer.Option(help="The offsets' learning rate.")] = 1.6e-5
     l2: Annotated[float, typer.Option(help="Weight of the L2 term.")] = 0.01
     seed: int = 0
 

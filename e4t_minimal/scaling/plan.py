@@ -24,7 +24,7 @@ from ..train import PERSONALIZATION, PRETRAINING, Schedule, accumulate, loss_fun
 from .architectures import build
 
 # a batch of 16, as the paper's
-PHASES = {"personalize": PERSONALIZATION, "pretrain": PRETRAINING.replace(batch=16)}
+PHASES = {"personalize": PERSONALIZATION, "pretrain": PRETRAINING}
 
 
 @dataclass(frozen=True)
