@@ -22,6 +22,7 @@ from e4t_minimal.encoder import EncoderConfig
 from e4t_minimal.inspection import plots
 from e4t_minimal.sample import sample
 from e4t_minimal.train import PERSONALIZATION, PRETRAINING
+from e4t_minimal.training.e4t import TOY_PRETRAINING
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
@@ -233,14 +234,14 @@ def test_a_figure_that_is_not_there_is_named():
 
 
 def test_numbers_in_figures_are_the_modules():
-    one, many = PERSONALIZATION, PRETRAINING
+    one, many, toy = PERSONALIZATION, PRETRAINING, TOY_PRETRAINING
     for words in (
         f"from {one.t_min} up",
         f"on {one.backgrounds} backgrounds",
         f"plus {one.weights['outside']:.0f} times the change",
         f"under {one.batch} noises",
         f"plus {one.weights['l2']} times the squared",
-        f"plus {many.weights['l2']} times the squared",
+        f"plus {many.weights['l2']} (on the toy {toy.weights['l2']}) times the squared",
         f"5 to {one.steps} steps",
     ):
         assert words in figures.FIGURES["phases-07"].alt

@@ -104,7 +104,7 @@ def _ask_under_the_caption(sheet: Sheet):
 
 
 def _compare_with_the_truth(sheet: Sheet):
-    loss = "loss = mean of ($v$ − truth)$^2$ + 0.01 · mean of |s E|$^2$"
+    loss = "loss = mean of ($v$ − truth)$^2$ + $\\lambda$ · mean of |s E|$^2$"
     sheet.box((540, 270, 380, 48), loss)
     truth = ((135, 240), (240, 240), (240, 264), (348, 264))
     sheet.arrow(*truth, text="truth: the $v$ of $z_0$ and noise", at=(235, 225))
@@ -125,7 +125,10 @@ PHASES = {
     "captions": ('"a photo of S* on the beach": with the scene*', '"a photo of S*"'),
     "timesteps t": ("all, 0 to 999", "high noise only, 300 to 999*"),
     "diffusion loss": ("over the whole picture", "inside the mask"),
-    "added to it": ("0.01 · |s E|$^2$", "0.1 · |s E|$^2$  and  3 · change outside the mask*"),
+    "added to it": (
+        "0.01 (on the toy 0.001) · |s E|$^2$",
+        "0.1 · |s E|$^2$  and  3 · change outside the mask*",
+    ),
     "what learns": ("encoder and weight offsets", "encoder and folded weight offsets"),
     "starts from": ('S* = "face", $\\Delta$ = 0', "what phase 1 has learned"),
     "steps": ("many, once for the domain", "5 to 15, for each new picture"),
@@ -140,13 +143,13 @@ FOOTNOTE = (
 def phases(sheet: Sheet):
     """The two phases side by side, as a table. Phase 1, domain pretraining: many people of one
     domain; captions with S* and the scene; all timesteps, 0 to 999; diffusion loss over the whole
-    picture, plus 0.01 times the squared length of s E; encoder and weight offsets learn, from S* =
-    face and Delta = 0, in many steps, once for the domain. Phase 2, personalization: one picture
-    under 16 noises a step, on 16 backgrounds; the caption 'a photo of S*'; timesteps from 300 up;
-    diffusion loss inside the mask, plus 0.1 times the squared length of s E, plus 3 times the
-    change outside the mask; encoder and folded weight offsets learn, from what phase 1 has learned,
-    in 5 to 15 steps for each new picture. Marked as our choice: the scene in captions, the
-    backgrounds, the high timesteps, the change outside."""
+    picture, plus 0.01 (on the toy 0.001) times the squared length of s E; encoder and weight
+    offsets learn, from S* = face and Delta = 0, in many steps, once for the domain. Phase 2,
+    personalization: one picture under 16 noises a step, on 16 backgrounds; the caption 'a photo of
+    S*'; timesteps from 300 up; diffusion loss inside the mask, plus 0.1 times the squared length of
+    s E, plus 3 times the change outside the mask; encoder and folded weight offsets learn, from
+    what phase 1 has learned, in 5 to 15 steps for each new picture. Marked as our choice: the scene
+    in captions, the backgrounds, the high timesteps, the change outside."""
     columns = (317, 689)
     titles = ("Phase 1: domain pretraining", "Phase 2: personalization")
     for x, title in zip(columns, titles, strict=True):
