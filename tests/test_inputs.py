@@ -347,7 +347,7 @@ def of_length(latents=2, **others):
             lambda model: next(
                 fit_dictionary(model, prepare(model, [PINK], ["S*"]), torch.zeros(3, 16))
             ),
-            "3 ids",
+            "3 words",
         ),
     ],
 )

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from e4t_minimal.base import load_base
 from e4t_minimal.training import __main__ as program
-from e4t_minimal.training import e4t, progress
+from e4t_minimal.training import e4t, hardware, progress
 from e4t_minimal.training.loop import Training
 
 RECIPE = {"dictionary_steps": 3, "steps": 3, "seed": 4}
@@ -21,6 +21,11 @@ RECIPE = {"dictionary_steps": 3, "steps": 3, "seed": 4}
 
 class Killed(BaseException):
     pass
+
+
+def plain_attention(unet, device):
+    hardware.set_attention(unet, "plain")
+    return "plain"
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +39,9 @@ def small(tiny_folder):
         patches.setattr(e4t, "DICTIONARY", e4t.DICTIONARY.replace(batch=2))
         patches.setattr(e4t, "TOY_PRETRAINING", e4t.TOY_PRETRAINING.replace(batch=2))
         patches.setattr(e4t, "load_base", lambda *_, **__: base)
+        # two runs of which one is interrupted choose alike, whatever else the machine does
+        patches.setattr(e4t, "bf16_is_faster", lambda device: False)
+        patches.setattr(e4t, "choose_attention", plain_attention)
         patches.setattr(progress, "SAVE_SECONDS", -1)
         yield
 

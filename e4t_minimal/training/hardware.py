@@ -59,10 +59,13 @@ def choose_attention(unet: torch.nn.Module, device: str = "cpu") -> str:
 
 
 def _seconds(function: Callable) -> float:
+    """Of the fastest of some calls: what else the machine does meanwhile slows the others."""
     function()  # the first call prepares things
-    start = time.perf_counter()
+    seconds = []
     for _ in range(CALLS):
+        start = time.perf_counter()
         function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
