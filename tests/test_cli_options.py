@@ -65,7 +65,6 @@ def test_bad_input_ends_in_a_sentence(run, calls):
 
 def test_defaults_of_the_command_line_are_the_schedules():
     assert LearningOptions().change(PERSONALIZATION) == PERSONALIZATION
-    # 16 pictures a step are the paper's
     assert PretrainingOptions().change(PRETRAINING) == PRETRAINING
     for phase in (PERSONALIZATION, PRETRAINING):
         assert ScheduleOptions().change(phase) == phase
