@@ -17,7 +17,8 @@ class Sheet:
     """
 
     def __init__(self, height: int):
-        self.figure = Figure(figsize=(WIDTH / 100, height / 100), dpi=200)
+        # a trace more, so that no matplotlib rounds the height down by a pixel
+        self.figure = Figure(figsize=(WIDTH / 100, (height + 1e-3) / 100), dpi=200)
         self.axis = self.figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(height, 0))
         self.axis.axis("off")
 
