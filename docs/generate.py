@@ -266,7 +266,7 @@ def rates() -> list[str]:
         tried = [found["factor"].get(factor) for factor in factors]
         cells = [f"{at['identity']:.2f} ({at['prompt']:.2f})" if at else "" for at in tried]
         rows.append([name, *cells, f"{found['best']:g}"])
-    people = {found.get("people", 2) for found in methods.values()}  # a first report had 2
+    people = {found["people"] for found in methods.values()}
     tried_on = " or ".join(map(str, sorted(people)))
     return [*as_table(rows), "", f"`{command_of(report)}`; {tried_on} validation people."]
 

@@ -76,6 +76,7 @@ METHODS = {
     "DreamBooth": Method(
         "the whole U-Net, for a rare word; pictures of the class beside",
         {"unet": 1e-4},
+        factor=3.0,
         subject="S* {}",
         prior=True,
     ),
@@ -88,7 +89,6 @@ METHODS = {
     "Textual Inversion + DreamBooth": Method(
         "both of them, S* from the class word's embedding",
         {"encoder": 1e-2, "unet": 1e-4},
-        factor=3.0,
         prior=True,
     ),
 }
