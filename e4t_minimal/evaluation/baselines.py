@@ -33,9 +33,8 @@ class Method:
     """
 
     what: str  # one line for tables
-    learns: dict[
-        str, float
-    ]  # {"encoder" (or the one vector in its place), "offsets", "unet", "lora": rate}
+    # {"encoder" (or the one vector in its place), "offsets", "unet" or "lora": its rate}
+    learns: dict[str, float]
     factor: float = 1.0  # on the rates: what `e4t bench --search` found
     steps: int = 50  # how long the comparison runs it
     pretrained: bool = False  # it starts from an E4T folder

@@ -65,9 +65,8 @@ def fit(training: Training, lr: float = 1e-3) -> dict:
     tokenizer, data = build_tokenizer(), training_pictures()
     model = build(tokenizer).to(device)
     number = {name: i for i, name in enumerate(names())}
-    of_picture = [
-        number.get(one.name, -1) for one in data.identities
-    ]  # also if the caption hides it
+    # also if the caption hides the name
+    of_picture = [number.get(one.name, -1) for one in data.identities]
     celebrities = torch.tensor([i for i, name in enumerate(of_picture) if name >= 0])
     of_picture = torch.tensor(of_picture)
     bare = tokens(tokenizer, [f"a photo of {name}" for name in names()]).to(device)  # (names, 6)
