@@ -204,7 +204,11 @@ def command_of(report: dict) -> str:
     if "command" in report:
         return report["command"]
     asked = report["comparison"]
-    words = ["e4t bench", f"--domain {asked['domain']}", f"--identities {asked['identities']}"]
+    words = ["e4t bench", f"--domain {asked['domain']}"]
+    if asked["kind"] == "full":  # the others have numbers of people of their own
+        words.append(f"--identities {asked['identities']}")
+    else:
+        words.append(f"--{asked['kind']}")
     words += [f'--method "{method}"' for method in asked["methods"]]
     words += [f"--weights {asked['weights']}"] if asked["weights"] else []
     words += [f"--batch {asked['batch']}", f"--seed {asked['seed']}"]

@@ -5,12 +5,12 @@ import pytest
 
 from e4t_minimal import DATA
 from e4t_minimal.encoder import ENCODERS
-from e4t_minimal.evaluation import ablations as module
-from e4t_minimal.evaluation.ablations import SHORT, VARIANTS, ablate, pretrained
 from e4t_minimal.evaluation.scores import People
 from e4t_minimal.offsets import OFFSETS
 from e4t_minimal.regularizers import TERMS
 from e4t_minimal.train import PERSONALIZATION
+from e4t_minimal.training import ablations as module
+from e4t_minimal.training.ablations import SHORT, VARIANTS, ablate, pretrained
 from e4t_minimal.training.e4t import Recipe
 
 PEOPLE = People(count=2)

@@ -5,9 +5,12 @@ import importlib
 import json
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+
+from e4t_minimal.evaluation.benchmark import Comparison
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -45,6 +48,23 @@ def test_a_stale_table_is_seen():
     assert generate.generated(stale) == text
     with pytest.raises(ValueError, match="no block 'weather'"):
         generate.generated("<!-- begin weather -->\nsun\n<!-- end weather -->")
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({}, "--identities 16 --batch 16 --seed 0"),
+        ({"kind": "search", "bf16": True}, "--search --batch 16 --seed 0 --bf16"),
+        ({"kind": "quick", "methods": ("E4T",)}, '--quick --method "E4T" --batch 16 --seed 0'),
+        (
+            {"weights": "robot", "hold_background": True},
+            "--identities 16 --weights robot --batch 16 --seed 0 --hold-background",
+        ),
+    ],
+)
+def test_the_command_under_a_table_asks_for_what_was_compared(changes, words):
+    report = {"comparison": asdict(Comparison(**changes))}
+    assert generate.command_of(report) == "e4t bench --domain face " + words
 
 
 def test_readme_can_be_read_in_a_few_minutes():

@@ -169,7 +169,7 @@ def trainers(tmp_path, monkeypatch):
     for name in ("data.pictures", "data.training_pictures", "e4t.load_base", "check.load_base"):
         monkeypatch.setattr(f"e4t_minimal.training.{name}", fail)
     monkeypatch.setattr("e4t_minimal.training.probe.load_base", fail)
-    monkeypatch.setattr("e4t_minimal.evaluation.ablations.load_base", fail)
+    monkeypatch.setattr("e4t_minimal.training.ablations.load_base", fail)
     return tmp_path
 
 

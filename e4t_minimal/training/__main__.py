@@ -212,9 +212,9 @@ def ablate(
     out: Path = Path("docs/results"),
 ):
     """What each choice of E4T is worth: train and measure variants with one thing changed."""
-    from ..evaluation.ablations import ablate as measure
     from ..evaluation.scores import People
     from ..helpers.files import check_file
+    from .ablations import ablate as measure
 
     people = People(domain, identities)
     path = out / f"ablation-{domain}.json"

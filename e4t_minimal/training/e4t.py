@@ -34,7 +34,7 @@ TOY_PRETRAINING = PRETRAINING.replace(batch=24, lr=1e-4, offsets_lr=1e-4, weight
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained. All but domain, steps and seed is there for `evaluation.ablations`."""
+    """What is trained. All but domain, steps and seed is there for `ablations`."""
 
     domain: str = "face"
     steps: int = 1000  # of the paper's loss

@@ -10,16 +10,16 @@ from tqdm.auto import tqdm
 
 from .. import DATA
 from ..base import Base, load_base
+from ..evaluation import alternatives  # noqa: F401  so that their names are known
+from ..evaluation.provenance import commit
+from ..evaluation.scores import People, evaluate, floor_scores
 from ..helpers import checks
 from ..helpers.files import replacing
 from ..helpers.reading import read_json
 from ..scaling.fixed import fixed
 from ..train import PERSONALIZATION, Schedule
-from ..training.e4t import fit
-from ..training.hardware import autocast, bf16_is_faster
-from . import alternatives  # noqa: F401  so that their names are known
-from .provenance import commit
-from .scores import People, evaluate, floor_scores
+from .e4t import fit
+from .hardware import autocast, bf16_is_faster
 
 
 @dataclass(frozen=True)
