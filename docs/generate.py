@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 
+from e4t_minimal.evaluation.baselines import METHODS
 from e4t_minimal.evaluation.results import CAPTION, read_report, table
 
 try:
@@ -209,7 +210,8 @@ def command_of(report: dict) -> str:
         words.append(f"--identities {asked['identities']}")
     else:
         words.append(f"--{asked['kind']}")
-    words += [f'--method "{method}"' for method in asked["methods"]]
+    if set(report["methods"]) != set(METHODS):
+        words += [f'--method "{method}"' for method in report["methods"]]
     words += [f"--weights {asked['weights']}"] if asked["weights"] else []
     words += [f"--batch {asked['batch']}", f"--seed {asked['seed']}"]
     words += [f"--{name.replace('_', '-')}" for name in ("bf16", "hold_background") if asked[name]]

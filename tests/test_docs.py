@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from e4t_minimal.evaluation.baselines import METHODS
 from e4t_minimal.evaluation.benchmark import Comparison
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,19 +52,20 @@ def test_a_stale_table_is_seen():
 
 
 @pytest.mark.parametrize(
-    "changes, words",
+    "changes, methods, words",
     [
-        ({}, "--identities 16 --batch 16 --seed 0"),
-        ({"kind": "search", "bf16": True}, "--search --batch 16 --seed 0 --bf16"),
-        ({"kind": "quick", "methods": ("E4T",)}, '--quick --method "E4T" --batch 16 --seed 0'),
+        ({}, METHODS, "--identities 16 --batch 16 --seed 0"),
+        ({"kind": "search", "bf16": True}, METHODS, "--search --batch 16 --seed 0 --bf16"),
+        ({"kind": "quick"}, ["E4T"], '--quick --method "E4T" --batch 16 --seed 0'),
         (
             {"weights": "robot", "hold_background": True},
+            METHODS,
             "--identities 16 --weights robot --batch 16 --seed 0 --hold-background",
         ),
     ],
 )
-def test_the_command_under_a_table_asks_for_what_was_compared(changes, words):
-    report = {"comparison": asdict(Comparison(**changes))}
+def test_the_command_under_a_table_asks_for_what_was_compared(changes, methods, words):
+    report = {"comparison": asdict(Comparison(**changes)), "methods": dict.fromkeys(methods)}
     assert generate.command_of(report) == "e4t bench --domain face " + words
 
 
