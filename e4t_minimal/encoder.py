@@ -33,8 +33,8 @@ class Encoder(nn.Module):
     """E(image, z_t, t), from the vision tower's [CLS] tokens and the U-Net's pooled features.
 
     CLIP side as in the paper: one linear layer per level, average over the levels, LeakyReLU.
-    Our choices: the two sides are joined next to each other, through two more layers; and the last
-    layer starts at zero, so that S* starts as the class word.
+    Our choices: each level is normalised first; the two sides are joined next to each other,
+    through two more layers; and the last layer starts at zero, so that S* starts as the class word.
     """
 
     sees_noise = True  # it wants the U-Net's features of z_t
@@ -102,7 +102,7 @@ def feature_widths(unet) -> list[int]:
 
 
 @contextmanager
-def unet_features(unet) -> Iterator[list[torch.Tensor]]:
+def collect_features(unet) -> Iterator[list[torch.Tensor]]:
     """Collects what the U-Net's passes say, in the list that it gives.
 
     Each entry is the output of a down block or of the mid block, averaged over space: (B, C). These
@@ -138,7 +138,7 @@ def encoder_half(
     def stop(module, args, output):
         raise _FeaturesComplete
 
-    with unet_features(base.unet) as collected:
+    with collect_features(base.unet) as collected:
         hook = base.unet.mid_block.register_forward_hook(stop)
         try:
             base.predict(z_t, t, hidden, "features")

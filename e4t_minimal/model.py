@@ -78,6 +78,7 @@ class E4T:
         self.placeholder = Placeholder(base, class_word, token)
         self.encoder = (encoder or Encoder.for_base(base)).to(base.device).eval()
         _check_widths(self.encoder, base)
+        # (1, T, D): what the text encoder says of the empty prompt
         self.empty = self.placeholder.encode(self.placeholder.tokenize([""], required=False))
         self.offsets = add_offsets(base.unet, offsets)  # last: it changes the base
 
@@ -122,9 +123,9 @@ class E4T:
         return self.encoder.image_features(self.base, pixels)
 
     def unet_features(self, z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The U-Net's features (B, width) of z_t (B, C, h, w) under the empty prompt, offsets on.
+        """The U-Net's features (B, all blocks) of z_t (B, C, h, w), with the empty prompt.
 
-        Without gradients; (B, 0) for an encoder that does not look at the noise.
+        Offsets are on, gradients are not; (B, 0) for an encoder that does not look at the noise.
         """
         self.check_attached()
         if not self.encoder.sees_noise:
@@ -157,7 +158,7 @@ class E4T:
         if image_features is None:
             image_features = batch.image_features
         z_t, target = self.base.add_noise(batch.latents, noise, t)
-        with ONE_AT_A_TIME:
+        with ONE_AT_A_TIME:  # two threads share the hooks that put S* in
             v, offset = self.embedding(image_features, self.unet_features(z_t, t))
             hidden = self.placeholder.encode(batch.ids, v)
             noise_prediction = self.base.predict(z_t, t, hidden)

@@ -20,7 +20,7 @@ class WeightOffset(nn.Module):
     column, one over every row -> Delta (n, m).
 
     The row-wise linear starts at zero, so Delta does too. That is our choice: at the default start
-    the model is damaged before the first step, and gradients still reach it.
+    the model draws otherwise before the first step. Gradients reach the linear even so.
     """
 
     def __init__(self, n: int, m: int, constant: int = 16):
@@ -39,7 +39,10 @@ class WeightOffset(nn.Module):
         return self.to_x.out_features, self.to_y.out_features
 
     def delta(self) -> torch.Tensor:
-        """Delta (n, m), built step by step as the paper's figure shows it."""
+        """Delta (n, m), built step by step as the paper's figure shows it; to look at.
+
+        `forward` takes `factors`, which cost less.
+        """
         outer = torch.outer(self.to_x(self.constant), self.to_y(self.constant))  # (n, m)
         return self.rows(self.columns(outer.T).T)
 
@@ -64,7 +67,7 @@ class WeightOffset(nn.Module):
 
 
 class FoldedOffset(WeightOffset):
-    """The same Delta in 3 (n + m) numbers. What is saved, sampled with and personalized."""
+    """The same Delta in 3 (n + m) numbers. What is saved and personalized."""
 
     def __init__(self, left: torch.Tensor, right: torch.Tensor):
         nn.Module.__init__(self)

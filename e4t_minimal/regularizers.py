@@ -3,6 +3,8 @@
 To add a regularizer: write a function of a model, a batch and a prediction (see `model.py`) that
 returns a scalar, put it into TERMS under a name, and give that name a weight in `Schedule.weights`.
 A term that compares the pictures of a batch with each other has the attribute `whole_batch = True`.
+What the model said before it learned, `batch.initial`, is there for "outside" alone: see
+`train.loss_function`.
 """
 
 import torch

@@ -8,7 +8,7 @@ from PIL import Image
 from torch.nn.utils import parametrize
 
 from .base import Base
-from .encoder import unet_features
+from .encoder import collect_features
 from .helpers import checks
 from .helpers.hooking import ONE_AT_A_TIME
 from .helpers.pipelines import generators, set_scheduler
@@ -81,7 +81,7 @@ def sample_steps(
         with ONE_AT_A_TIME, parametrize.cached():
             if e4t:
                 e4t.check_attached()
-            with unet_features(base.unet) as features:
+            with collect_features(base.unet) as features:
                 unconditional = base.predict(z_t, t, empty, "uncond")
             if image_features is not None:
                 embedding, offset = e4t.embedding(image_features, torch.cat(features, dim=-1))

@@ -1,4 +1,5 @@
-"""The two phases: one loop. Phase 2 has one picture, folded offsets, and its own `Schedule`.
+"""The two phases: one loop. Phase 2 has one picture and folded offsets. It learns at high noise
+only, inside a mask, and holds what lies outside: see `PERSONALIZATION`.
 
 Every training is a generator that yields a `Step` after each optimizer step, so that the reader
 decides what to print, draw or stop. More of what happens inside is shown by `inspection.trace`.
@@ -53,8 +54,9 @@ class Schedule:
 # more). What the toy is trained with stands in `training.e4t`.
 PRETRAINING = Schedule(steps=1000, batch=16, lr=1.6e-5, offsets_lr=1.6e-5, weights={"l2": 0.01})
 
-# Phase 2. Our choices: learn at high noise only, where it is decided who it is (below, one picture
-# teaches only itself), and hold what lies outside the mask ("outside", before other backgrounds).
+# Phase 2. Our choices: learn at high noise only, where it is decided who it is (at less noise the
+# picture itself shows it), and hold what lies outside the mask ("outside", before other
+# backgrounds).
 PERSONALIZATION = Schedule(
     steps=15,
     batch=16,
@@ -161,7 +163,7 @@ def loss_function(model: E4T, schedule: Schedule, learned: list[torch.nn.Paramet
     With the term "outside", a batch with a mask first gets the model's initial prediction.
     """
     holds = bool(schedule.weights.get("outside"))
-    start = [p.detach().clone() for p in learned if holds]
+    start = [p.detach().clone() for p in learned] if holds else []
 
     def loss(batch: Batch, noise: torch.Tensor, t: torch.Tensor) -> dict[str, torch.Tensor]:
         if holds and batch.mask is not None:

@@ -7,9 +7,9 @@ import torch
 from e4t_minimal.encoder import (
     Encoder,
     EncoderConfig,
+    collect_features,
     encoder_half,
     feature_widths,
-    unet_features,
 )
 from e4t_minimal.model import E4T
 from e4t_minimal.sample import sample
@@ -46,7 +46,7 @@ def test_cls_tokens_are_those_of_every_second_layer(base, faces):
 def test_half_a_pass_gives_the_features_of_a_whole_one(model, data):
     z, t, hidden = data.latents, torch.tensor(500), model.empty.expand(4, -1, -1)
     unet = model.base.unet
-    with torch.no_grad(), unet_features(unet) as whole:
+    with torch.no_grad(), collect_features(unet) as whole:
         unet(z, t, hidden)
     assert torch.equal(torch.cat(whole, -1), encoder_half(model.base, z, t, hidden))
     assert model.base.running is None

@@ -4,7 +4,7 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 
 from e4t_minimal import DATA
-from e4t_minimal.encoder import unet_features
+from e4t_minimal.encoder import collect_features
 from e4t_minimal.model import E4T
 from e4t_minimal.sample import sample, sample_steps, start_noise
 
@@ -65,7 +65,7 @@ def test_s_is_predicted_again_at_every_step(base, faces):
 
 def test_a_step_costs_two_passes_of_the_unet(base, faces):
     model = E4T.from_pretrained(DATA / "e4t-face", base)
-    with unet_features(base.unet) as collected:
+    with collect_features(base.unet) as collected:
         list(sample_steps(model, ["a photo of S*"], faces[0][0], steps=3))
     blocks = len(base.unet.down_blocks) + 1
     assert len(collected) == 2 * 3 * blocks
