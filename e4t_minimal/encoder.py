@@ -16,7 +16,7 @@ class EncoderConfig:
     """Widths of what the encoder reads and writes, and its own; stored in e4t.json."""
 
     vision_width: int  # of a [CLS] token
-    vision_layers: int  # L/2: every second layer of the vision tower
+    vision_layers: int  # L/2, how many [CLS] tokens: every second layer's
     unet_width: int  # of the U-Net's pooled features
     word_width: int  # D, of a word's embedding
     width: int = 256  # of the encoder's own layers (our choice)
@@ -61,7 +61,7 @@ class Encoder(nn.Module):
         """image_features (B, L/2, vision width), unet_features (B, all blocks) -> s * E (B, D)."""
         levels = [level(image_features[:, i]) for i, level in enumerate(self.levels)]
         image_side = self.act(torch.stack(levels).mean(0))  # (B, width)
-        seen = unet_features[:, -self.config.unet_width :]  # the deepest blocks
+        seen = unet_features[:, -self.config.unet_width :]  # all blocks, or the deepest
         noise_side = self.act(self.features(seen))  # (B, width)
         return self.config.s * self.join(torch.cat([image_side, noise_side], dim=-1))
 
@@ -132,13 +132,14 @@ def encoder_half(
 ) -> torch.Tensor:
     """The U-Net's features (B, sum of widths) of z_t (B, C, h, w) with text hidden (B, T, D).
 
-    The pass ends at the mid block, as nothing behind it is needed.
+    For training; `sample` takes them from guidance's pass with the empty prompt.
     """
 
     def stop(module, args, output):
         raise _FeaturesComplete
 
     with collect_features(base.unet) as collected:
+        # hooks run in the order in which they were made: the mid block is collected, then it stops
         hook = base.unet.mid_block.register_forward_hook(stop)
         try:
             base.predict(z_t, t, hidden, "features")

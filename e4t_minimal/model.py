@@ -26,7 +26,7 @@ class Batch:
     ids: torch.Tensor  # (B, T): token numbers of the prompts
     mask: torch.Tensor | None = None  # (B, 1, h, w) in [0, 1], 1 on the subject
     initial: torch.Tensor | None = None  # (B, C, h, w): what the U-Net predicted at the start
-    words: torch.Tensor | None = None  # (B, D): the base's words for those in the pictures, if any
+    words: torch.Tensor | None = None  # (B, D): embeddings of their names, for the dictionary
 
     def __post_init__(self):
         checks.as_many(**vars(self))
@@ -174,7 +174,7 @@ class E4T:
     ) -> dict[str, torch.Tensor]:
         """{"diffusion", every term of `weights`, "total"}: scalars.
 
-        total = diffusion + the sum of weight * term. The paper's weights are {"l2": 0.01} in
+        total = diffusion + the sum of weight * term. Re-implementations have {"l2": 0.01} in
         pretraining and {"l2": 0.1} on one picture. ValueError for a term that TERMS does not have.
         """
         for name in weights:

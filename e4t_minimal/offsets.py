@@ -70,7 +70,7 @@ class FoldedOffset(WeightOffset):
     """The same Delta in 3 (n + m) numbers. What is saved and personalized."""
 
     def __init__(self, left: torch.Tensor, right: torch.Tensor):
-        nn.Module.__init__(self)
+        nn.Module.__init__(self)  # not the parent's: no network here
         if left.dim() != 2 or left.shape[1:] != right.shape[1:]:
             raise ValueError(f"{tuple(left.shape)} and {tuple(right.shape)} make no Delta")
         balance = _balance(left, right)

@@ -13,8 +13,8 @@ import torch
 def embedding_l2(offset: torch.Tensor) -> torch.Tensor:
     """The paper's regularizer: squared length of s * E (B, D), averaged over the batch -> scalar.
 
-    On the offset and not on v* whole, which would pull S* to zero and away from its class word. The
-    re-implementations differ here; this is our choice.
+    That it is on the offset is our choice: on v* whole it would pull S* to zero and away from its
+    class word. Re-implementations differ here, and what the paper means is not known to us.
     """
     return offset.float().square().sum(-1).mean()
 
