@@ -1,6 +1,6 @@
 """E4T: a base model, S*, the encoder and the weight offsets, tied together by one loss."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -244,8 +244,8 @@ def _check_vision(folder: Path, config: dict, base: Base):
 def _check_widths(encoder: torch.nn.Module, base: Base):
     """ValueError if the encoder was made for another base; one of no known kind may be anything."""
     if hasattr(encoder, "config_for"):
-        config = asdict(encoder.config)
-        own_choices = {name: config[name] for name in ("width", "s", "blocks") if name in config}
+        chosen = [field.name for field in fields(encoder.config) if field.default is not MISSING]
+        own_choices = {name: getattr(encoder.config, name) for name in chosen}
         if encoder.config != encoder.config_for(base, **own_choices):
             raise ValueError(
                 f"The encoder was made for a base of other widths than {base.name!r}. Load it with "
