@@ -201,9 +201,7 @@ def benchmark(name: str) -> list[str]:
 
 
 def command_of(report: dict) -> str:
-    """The command that measured a report; older ones hold it, others what was compared."""
-    if "command" in report:
-        return report["command"]
+    """The command that measured a report, from what it says was compared."""
     asked = report["comparison"]
     words = ["e4t bench", f"--domain {asked['domain']}"]
     if asked["kind"] == "full":  # the others have numbers of people of their own
@@ -227,7 +225,7 @@ def small_batch() -> list[str]:
     report = read_report(RESULTS / "bench-face-batch-2.json")
     eighty = report["methods"]["E4T"]["steps"][80]  # as many rows as ten steps of sixteen
     goal = eighty["identity"]["mean"]
-    rows = [["two rows a step", f"steps to {goal:.2f}", "CPU seconds", "times E4T's"]]
+    rows = [["two rows a step", f"steps to {goal:.3f}", "CPU seconds", "times E4T's"]]
     for method, found in report["methods"].items():
         stops = [n for n, at in found["steps"].items() if at["identity"]["mean"] >= goal]
         if stops:

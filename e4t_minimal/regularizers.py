@@ -3,8 +3,8 @@
 To add a regularizer: write a function of a model, a batch and a prediction (see `model.py`) that
 returns a scalar, put it into TERMS under a name, and give that name a weight in `Schedule.weights`.
 A term that compares the pictures of a batch with each other has the attribute `whole_batch = True`.
-What the model said before it learned, `batch.initial`, is there for "outside" alone: see
-`train.loss_function`.
+One that wants `batch.initial`, what the model predicted before it learned, has
+`needs_initial = True`.
 """
 
 import torch
@@ -46,6 +46,8 @@ def outside_term(model, batch, prediction) -> torch.Tensor:
         return prediction.noise_prediction.new_zeros((), dtype=torch.float32)
     return outside_change(prediction.noise_prediction, batch.initial, batch.mask)
 
+
+outside_term.needs_initial = True
 
 # {name in Schedule.weights: function(model, batch, prediction) -> scalar}.
 # `evaluation.alternatives` adds others.

@@ -160,13 +160,14 @@ def parameter_groups(model: E4T, schedule: Schedule) -> list[dict]:
 def loss_function(model: E4T, schedule: Schedule, learned: list[torch.nn.Parameter]) -> Callable:
     """loss(batch, noise, t) -> {name: scalar}, as `E4T.loss` gives it.
 
-    With the term "outside", a batch with a mask first gets the model's initial prediction.
+    For a term that needs it, a batch with a mask first gets the model's initial prediction.
     """
-    holds = bool(schedule.weights.get("outside"))
-    start = [p.detach().clone() for p in learned] if holds else []
+    terms = [TERMS.get(name) for name, weight in schedule.weights.items() if weight]
+    needs_initial = any(getattr(term, "needs_initial", False) for term in terms)
+    start = [p.detach().clone() for p in learned] if needs_initial else []
 
     def loss(batch: Batch, noise: torch.Tensor, t: torch.Tensor) -> dict[str, torch.Tensor]:
-        if holds and batch.mask is not None:
+        if needs_initial and batch.mask is not None:
             with torch.no_grad(), initial_values(learned, start), model.base.untapped():
                 initial = model.predict(batch, noise, t).noise_prediction
             batch = batch.replace(initial=initial)

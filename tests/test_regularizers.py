@@ -8,6 +8,7 @@ from e4t_minimal.regularizers import TERMS, embedding_l2, outside_change
 from e4t_minimal.train import (
     PERSONALIZATION,
     draw_batch,
+    loss_function,
     personalize,
     prepare_concept,
 )
@@ -95,3 +96,30 @@ def test_the_subject_is_put_before_other_backgrounds(model, faces):
     assert all((picture[inside] == subject).all() for picture in before_others)
     mean_colors = [picture[~inside].mean(0) for picture in before_others]
     assert np.std(mean_colors, axis=0).min() > 10
+
+
+@pytest.mark.parametrize("needs_initial", [True, False])
+def test_a_term_that_needs_the_initial_prediction_gets_it(model, faces, needs_initial, monkeypatch):
+    seen = []
+
+    def term(model, batch, prediction):
+        seen.append(batch.initial)
+        return prediction.noise_prediction.float().mean()
+
+    term.needs_initial = needs_initial
+    monkeypatch.setitem(TERMS, "own", term)
+    image, _, mask = faces[0]
+    schedule = PERSONALIZATION.replace(weights={"own": 1.0}, batch=2)
+    drawn = draw_batch(model, prepare_concept(model, image, mask), schedule, 0)
+    learned = model.parameters()
+    with torch.no_grad():
+        at_first = model.predict(*drawn).noise_prediction
+        loss = loss_function(model, schedule, learned)
+        for p in learned:  # as if some steps had been taken
+            p.add_(0.02 * torch.randn_like(p))
+        loss(*drawn)
+        assert not torch.allclose(model.predict(*drawn).noise_prediction, at_first, atol=1e-3)
+    (initial,) = seen
+    assert (initial is not None) == needs_initial
+    if needs_initial:
+        assert torch.allclose(initial, at_first, atol=1e-5)
