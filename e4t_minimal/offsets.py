@@ -39,7 +39,7 @@ class WeightOffset(nn.Module):
         return self.to_x.out_features, self.to_y.out_features
 
     def delta(self) -> torch.Tensor:
-        """Delta (n, m), step by step as in the paper's figure; `forward` takes cheaper `factors`."""
+        """Delta (n, m), built as in the paper's figure; `forward` takes cheaper `factors`."""
         outer = torch.outer(self.to_x(self.constant), self.to_y(self.constant))  # (n, m)
         return self.rows(self.columns(outer.T).T)
 

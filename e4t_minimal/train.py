@@ -54,8 +54,8 @@ class Schedule:
 # more). What the toy is trained with stands in `training.e4t`.
 PRETRAINING = Schedule(steps=1000, batch=16, lr=1.6e-5, offsets_lr=1.6e-5, weights={"l2": 0.01})
 
-# Phase 2. Our choices: high noise only (at less, the picture itself shows who it is), and "outside",
-# the term that holds what the mask leaves out, for which there are other backgrounds.
+# Phase 2. Our choices: high noise only (at less, the picture itself shows who it is); and the term
+# "outside", which holds what the mask leaves out, and for which there are other backgrounds.
 PERSONALIZATION = Schedule(
     steps=15,
     batch=16,
