@@ -1,6 +1,6 @@
 """The questions of quiz/questions.toml, written as pages that can be printed.
 
-python teaching/quiz.py     # quiz/session-1.md, -2.md, -3.md: questions first, answers at the end
+python teaching/quiz.py     # quiz/session-N.md for the class, session-N-answers.md for the teacher
 """
 
 from pathlib import Path
@@ -18,6 +18,11 @@ HEAD = """# Quiz of session {session}
 
 Ten questions, one right answer each, ten minutes. Written by `quiz.py` from `questions.toml`.
 """
+HEAD_OF_ANSWERS = """# Quiz of session {session}: answers
+
+To [the questions](session-{session}.md), and why each answer is right or wrong. Written by
+`quiz.py` from `questions.toml`.
+"""
 
 
 def questions(session: int) -> list[dict]:
@@ -31,7 +36,11 @@ def page(session: int) -> str:
     for number, one in enumerate(questions(session), 1):
         answers = "\n".join(f"- **{letter}** {one['answers'][letter]}" for letter in LETTERS)
         parts.append(f"**{number}.** {one['ask']}\n\n{answers}\n")
-    parts.append("## Answers\n")
+    return "\n".join(parts)
+
+
+def answers(session: int) -> str:
+    parts = [HEAD_OF_ANSWERS.format(session=session)]
     for number, one in enumerate(questions(session), 1):
         reasons = "\n".join(f"- {_mark(one, letter)}" for letter in LETTERS)
         parts.append(f"**{number}: {one['right']}** (`{one['where']}`)\n\n{reasons}\n")
@@ -43,10 +52,15 @@ def _mark(one: dict, letter: str) -> str:
     return f"**{letter}** {verdict}. {one['reasons'][letter]}"
 
 
-def target(session: int) -> Path:
-    return FOLDER / f"session-{session}.md"
+def pages() -> dict[Path, str]:
+    """What the script writes, by where it stands."""
+    found = {}
+    for session in SESSIONS:
+        found[FOLDER / f"session-{session}.md"] = page(session)
+        found[FOLDER / f"session-{session}-answers.md"] = answers(session)
+    return found
 
 
 if __name__ == "__main__":
-    for session in SESSIONS:
-        target(session).write_text(page(session), "utf-8")
+    for path, text in pages().items():
+        path.write_text(text, "utf-8")

@@ -1,11 +1,12 @@
 """Copies of the notebooks for students: outputs/e4t-student.zip.
 
-No solutions, no link to them, no outputs (so that "predict first" is a prediction), and checks that
-run but cannot be read at a glance. Each copy is one file; it needs the package, as every notebook
-does. Who looks for the solutions finds them in the public repository: this keeps them out of sight,
-and no more.
+No solutions, no link to them, no outputs (so that "predict first" is a prediction); checks, and the
+words for who cannot see a figure, that do their work but cannot be read at a glance. Each copy is
+one file; it needs the package, as every notebook does. Who looks for the solutions finds them in
+the public repository: this keeps them out of sight, and no more.
 """
 
+import ast
 import base64
 import sys
 import textwrap
@@ -45,12 +46,39 @@ def hidden(source: str) -> str:
     return CHECK.format(lines="\n".join(lines))
 
 
+def with_hidden_words(source: str) -> str:
+    """The same cell; the words of its figures, which say what will be seen, are packed."""
+    lines = source.splitlines()
+    words = [node for node in ast.walk(_parsed(source)) if _is_words(node)]
+    for node in sorted(words, key=lambda node: -node.lineno):
+        packed = base64.b64encode(node.value.value.encode()).decode()
+        pieces = "\n".join(f"    {piece!r}" for piece in textwrap.wrap(packed, 72))
+        code = f"alt = base64.b64decode(\n{pieces}\n).decode()"
+        code = textwrap.indent(code, " " * node.col_offset)
+        lines[node.lineno - 1 : node.end_lineno] = code.splitlines()
+    return "\n".join(["import base64", "", *lines] if words else lines)
+
+
+def _parsed(source: str) -> ast.AST:
+    try:
+        return ast.parse(source)
+    except SyntaxError:  # a line for IPython, such as %matplotlib
+        return ast.Module([], [])
+
+
+def _is_words(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Constant):
+        return False
+    return [getattr(target, "id", "") for target in node.targets] == ["alt"]
+
+
 def student_copy(number: str):
     """Notebook `number` as a student gets it."""
     notebook = book.read(number)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+            cell.source = with_hidden_words(cell.source)
         if not book.is_tagged(cell, "exercise"):
             continue
         if book.is_tagged(cell, "check"):

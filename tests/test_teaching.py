@@ -1,5 +1,6 @@
 """Is the teaching kit true of the notebooks, and does what it plans run?"""
 
+import ast
 import base64
 import importlib
 import re
@@ -184,9 +185,16 @@ def test_the_longest_answer_is_not_always_the_right_one(one):
     assert sum(a == b for a, b in zip(longest, right, strict=True)) <= 5
 
 
+def test_quiz_pages_are_what_the_script_writes():
+    for path, text in quiz.pages().items():
+        assert path.read_text("utf-8") == text, "run `make teaching`"
+
+
 @of_each(quiz.SESSIONS)
-def test_quiz_pages_are_what_the_script_writes(one):
-    assert quiz.target(one).read_text("utf-8") == quiz.page(one), "run `make teaching`"
+def test_the_page_for_the_class_tells_no_answer(one):
+    for question in quiz.questions(one):
+        assert not any(reason in quiz.page(one) for reason in question["reasons"].values())
+        assert all(reason in quiz.answers(one) for reason in question["reasons"].values())
 
 
 # -- the slides
@@ -261,6 +269,23 @@ def test_checks_are_hidden_and_the_same(one, archive):
         packed = {}
         exec(source[: source.index("exec(")], packed)
         assert zlib.decompress(base64.b85decode(packed["check"])).decode() == plain
+
+
+@of_each(book.NUMBERS)
+def test_what_figures_will_show_is_hidden_and_the_same(one, archive):
+    for copied, cell in zip(copy_of(archive, one).cells, book.read(one).cells, strict=True):
+        if "alt =" not in cell.source or book.is_tagged(cell, "check"):
+            continue
+        [words] = [node for node in ast.walk(ast.parse(cell.source)) if is_alt(node)]
+        if isinstance(words.value, ast.JoinedStr):
+            continue
+        assert words.value.value not in copied.source
+        [packed] = [node for node in ast.walk(ast.parse(copied.source)) if is_alt(node)]
+        assert eval(ast.unparse(packed.value), {"base64": base64}) == words.value.value
+
+
+def is_alt(node):
+    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "alt"
 
 
 def checks_of(notebook):
