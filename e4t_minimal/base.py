@@ -18,9 +18,9 @@ from PIL import Image
 
 from . import DATA
 from .helpers import checks
-from .helpers.files import check_device, quiet
 from .helpers.pictures import square
 from .helpers.pipelines import PREDICTIONS, load_parts
+from .helpers.runtime import check_device, quiet
 
 # for bases that bring no vision tower of their own
 VISION = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"

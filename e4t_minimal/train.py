@@ -15,9 +15,9 @@ from PIL import Image
 
 from .base import Base
 from .helpers import checks
-from .helpers.files import generator
 from .helpers.optimizers import adamw
 from .helpers.pictures import as_mask, mask_of, on_backgrounds, standardize
+from .helpers.runtime import generator
 from .model import E4T, Batch
 from .regularizers import TERMS
 

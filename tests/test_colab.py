@@ -93,7 +93,9 @@ def first_cells(path, repository):
 
 def versions(python):
     code = "import json\nfrom importlib.metadata import distributions\n"
-    code += "print(json.dumps({d.name.lower(): d.version for d in distributions()}))"
+    # a wheel may write its name resvg-py or resvg_py
+    code += "names = {d.name.lower().replace('_', '-'): d.version for d in distributions()}\n"
+    code += "print(json.dumps(names))"
     return json.loads(run(python, "-c", code))
 
 

@@ -29,8 +29,8 @@ from e4t_minimal.encoder import Encoder, EncoderConfig
 from e4t_minimal.evaluation.alternatives import ResNetEncoderConfig
 from e4t_minimal.evaluation.scores import People
 from e4t_minimal.helpers import checks
-from e4t_minimal.helpers.files import generator
 from e4t_minimal.helpers.pictures import as_mask, square, standardize, transparency
+from e4t_minimal.helpers.runtime import generator
 from e4t_minimal.model import E4T, Batch
 from e4t_minimal.placeholder import Placeholder
 from e4t_minimal.regularizers import TERMS

@@ -1,4 +1,4 @@
-"""Files that are whole or not there; and other small helpers: seeds, devices."""
+"""Files and folders that are whole or not there."""
 
 import hashlib
 import os
@@ -10,10 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
-
-from .checks import reason
 
 OWN = ".e4t-"  # how the names of our temporaries begin; they lie beside what they will become
 PATIENCE = 60  # seconds to wait for another process that writes to the same place
@@ -168,43 +165,3 @@ def check_file(path: str | Path | None, **sources: str | Path | None):
         if source is not None and Path(os.path.realpath(source)) in above:
             raise ValueError(f"{path} is one of the files that are read ({what}). Choose another.")
     check_writable(path)
-
-
-def generator(seed: int, step: int) -> torch.Generator:
-    """The random numbers of one step.
-
-    Every step has a generator of its own: a run that goes on after a stop sees the numbers that
-    one without a stop sees.
-    """
-    # of 64 bits, whatever the seed
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**64)
-
-
-def check_device(device: str):
-    """ValueError if nothing can be put there."""
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"The device {device!r} cannot be used here ({reason(error)}). "
-            "Choose another of cpu, cuda, mps."
-        ) from None
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Loading without the libraries' bars and notices."""
-    from transformers.utils import logging as of_transformers
-
-    verbosity = of_transformers.get_verbosity()
-    of_transformers.set_verbosity_error()
-    from diffusers.utils import logging as of_diffusers  # only now: its import has notices too
-
-    of_transformers.disable_progress_bar()
-    of_diffusers.disable_progress_bar()
-    try:
-        yield
-    finally:
-        of_transformers.set_verbosity(verbosity)
-        of_transformers.enable_progress_bar()
-        of_diffusers.enable_progress_bar()

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from .checks import choice, number, reason, whole
-from .files import generator
+from .runtime import generator
 
 FITS = "What fits is a Stable Diffusion 1.x or 2.x for text to image, as diffusers saves it."
 SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".bin")

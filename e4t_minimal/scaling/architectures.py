@@ -13,8 +13,8 @@ import torch
 
 from ..base import VISION, Base, path_of
 from ..helpers.checks import reason
-from ..helpers.files import quiet
 from ..helpers.reading import read_json
+from ..helpers.runtime import quiet
 
 CONFIGS = Path(__file__).parent / "configs"
 SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.json"))

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from ..helpers import checks
-from ..helpers.files import generator
 from ..helpers.optimizers import adamw
+from ..helpers.runtime import generator
 from ..model import E4T, Batch
 from ..regularizers import TERMS
 from ..train import (

@@ -10,8 +10,8 @@ from PIL import Image
 
 from ..helpers import checks
 from ..helpers.checks import reason
-from ..helpers.files import generator
 from ..helpers.pictures import standardize
+from ..helpers.runtime import generator
 from .photos import reading
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif"}

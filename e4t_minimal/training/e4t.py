@@ -11,7 +11,7 @@ from ..base import load_base
 from ..encoder import ENCODERS
 from ..evaluation.gap import conditioning_gap
 from ..helpers import checks
-from ..helpers.files import check_device
+from ..helpers.runtime import check_device
 from ..helpers.stored import check_target
 from ..model import E4T, Batch
 from ..offsets import OFFSETS, new_offsets

@@ -14,7 +14,8 @@ from tqdm.auto import trange
 
 from ..evaluation.records import append_records
 from ..helpers import checks
-from ..helpers.files import check_device, check_writable, generator
+from ..helpers.files import check_writable
+from ..helpers.runtime import check_device, generator
 from ..scaling.checkpoint import load_state, read_facts, save_state
 from .hardware import autocast
 
