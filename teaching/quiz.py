@@ -16,7 +16,7 @@ SESSIONS = (1, 2, 3)
 
 HEAD = """# Quiz of session {session}
 
-Ten questions, one right answer each, ten minutes. Written by `quiz.py` from `questions.toml`.
+Ten questions, one right answer each, ten minutes.
 """
 HEAD_OF_ANSWERS = """# Quiz of session {session}: answers
 
@@ -42,8 +42,12 @@ def page(session: int) -> str:
 def answers(session: int) -> str:
     parts = [HEAD_OF_ANSWERS.format(session=session)]
     for number, one in enumerate(questions(session), 1):
+        right = one["answers"][one["right"]]
         reasons = "\n".join(f"- {_mark(one, letter)}" for letter in LETTERS)
-        parts.append(f"**{number}: {one['right']}** (`{one['where']}`)\n\n{reasons}\n")
+        parts.append(
+            f"**{number}.** {one['ask']}\n\n**{one['right']}**: {right} (`{one['where']}`)"
+        )
+        parts.append(f"\n{reasons}\n")
     return "\n".join(parts)
 
 

@@ -1,9 +1,9 @@
 """Copies of the notebooks for students: outputs/e4t-student.zip.
 
-No solutions, no link to them, no outputs (so that "predict first" is a prediction); checks, and the
-words for who cannot see a figure, that do their work but cannot be read at a glance. Each copy is
-one file; it needs the package, as every notebook does. Who looks for the solutions finds them in
-the public repository: this keeps them out of sight, and no more.
+No solutions, no link to them or to the full notebooks, no outputs (so that "predict first" is a
+prediction); checks, and the words for who cannot see a figure, that do their work but cannot be
+read at a glance. Each copy is one file; it needs the package, as every notebook does. Who looks for
+the solutions finds them in the public repository: this keeps them out of sight, and no more.
 """
 
 import ast
@@ -75,6 +75,7 @@ def _is_words(node: ast.AST) -> bool:
 def student_copy(number: str):
     """Notebook `number` as a student gets it."""
     notebook = book.read(number)
+    notebook.cells = [cell for cell in notebook.cells if "colab-badge" not in cell.source]
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None

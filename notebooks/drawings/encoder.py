@@ -11,9 +11,9 @@ def encoder(sheet: Sheet):
     LayerNorm and a linear layer, each its own; their average goes through LeakyReLU. Lower half:
     the noisy latents z_t, with t and the empty prompt, go through the first half of the U-Net,
     three down blocks and the mid block; each output is averaged over all places; side by side they
-    go through LayerNorm, a linear layer and LeakyReLU. Both halves, side by side, go through two
-    linear layers: E. The embedding of S* is the class word's embedding plus s times E, with s =
-    0.1. Thick frames: what learns."""
+    go through LayerNorm, a linear layer and LeakyReLU. Both halves, side by side, go through a
+    linear layer, LeakyReLU and a linear layer: E. The embedding of S* is the class word's embedding
+    plus s times E, with s = 0.1. Thick frames: what learns."""
     _upper_half(sheet)
     _lower_half(sheet)
     _join(sheet)
@@ -53,7 +53,7 @@ def _lower_half(sheet: Sheet):
 def _join(sheet: Sheet):
     sheet.arrow((574, 144), (590, 144), (590, 176), (606, 176))
     sheet.arrow((574, 222), (590, 222), (590, 192), (606, 192))
-    sheet.box((666, 184, 120, 60), "side by side,\ntwo linear layers", thick=True)
+    sheet.box((666, 184, 120, 60), "side by side, linear,\nLeakyReLU, linear", thick=True)
     sheet.arrow((726, 184), (760, 184), text="E", at=(740, 171))
     sheet.box((790, 184, 60, 44), "times\ns = 0.1")
     sheet.arrow((790, 206), (790, 236))
