@@ -384,6 +384,7 @@ BLOCKS = {
     "domains": domains,
     "methods": lambda: benchmark("bench-face"),
     "methods-critter": lambda: benchmark("bench-critter"),
+    "methods-robot": lambda: benchmark("bench-robot"),
     "far-away": lambda: benchmark("bench-robot-on-face"),
     "what-differs": what_differs,
     "small-batch": small_batch,
