@@ -189,7 +189,7 @@ def probe(base: str = "toy"):
 @command
 def e4t(
     domain: str = "face",
-    steps: Annotated[int, typer.Option(min=0, help="Of the paper's loss.")] = 1000,
+    steps: Annotated[int, typer.Option(min=0, help="Of the paper's loss.")] = 3000,
     dictionary_steps: Annotated[int, typer.Option(min=0, help="Before that.")] = 1000,
     seed: Seed = 0,
     resume: Resume = False,

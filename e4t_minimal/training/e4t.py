@@ -26,7 +26,8 @@ from .progress import Progress, read_rows
 from .tokenizer import name_tokens
 
 VALIDATION_PEOPLE = 96
-CELEBRITIES, STRANGERS = 8000, 6000  # pictures that the dictionary and the paper's loss learn from
+# pictures that the dictionary learns from, and the paper's loss in a short training
+CELEBRITIES, STRANGERS = 8000, 6000
 
 # Phase 1 on the toy: rates and pull were searched on validation faces, see docs/training-log.md.
 TOY_PRETRAINING = PRETRAINING.replace(batch=24, lr=1e-4, offsets_lr=1e-4, weights={"l2": 0.001})
@@ -37,7 +38,7 @@ class Recipe:
     """What is trained. All but domain, steps and seed is there for `ablations`."""
 
     domain: str = "face"
-    steps: int = 1000  # of the paper's loss
+    steps: int = 3000  # of the paper's loss
     dictionary_steps: int = 1000
     seed: int = 0
     encoder: str = "e4t"  # one of ENCODERS
@@ -141,7 +142,8 @@ def _learn_dictionary(model: E4T, recipe: Recipe, validation: Batch, progress: P
 
 
 def _pretrain(model: E4T, recipe: Recipe, validation: Batch, progress: Progress):
-    strangers = pictures(recipe.domain, "train", STRANGERS, seed=1, plain=0.5)
+    count = max(STRANGERS, 4 * recipe.steps)  # so many that it meets each six times at most
+    strangers = pictures(recipe.domain, "train", count, seed=1, plain=0.5)
     schedule = TOY_PRETRAINING.replace(
         steps=recipe.steps,
         lr=recipe.lr,
