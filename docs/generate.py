@@ -275,6 +275,21 @@ def rates() -> list[str]:
     return [*as_table(rows), "", f"`{command_of(report)}`; {tried_on} validation people."]
 
 
+def speed() -> list[str]:
+    """`e4t speed`: E4T beside the stock pipeline and beside a LoRA step."""
+    report = json.loads((ROOT / "docs/speed.json").read_text("utf-8"))
+    rows = [["", "CPU seconds, E4T / theirs", "ratio", "ratio by the clock on the wall"]]
+    for base, works in report.items():
+        if base in ("commit", "machine"):
+            continue
+        for work, found in works.items():
+            cpu = found["cpu"]
+            seconds = f"{cpu['ours']:.1f} / {cpu['theirs']:.1f}"
+            ratios = [f"**{cpu['ratio']:.2f}**", f"{found['seconds']['ratio']:.2f}"]
+            rows.append([f"{base}: {work}", seconds, *ratios])
+    return as_table(rows)
+
+
 def findings() -> list[str]:
     """README's three sentences."""
     return [f"- {_how_good()}", f"- {_compared()}", f"- {_at_what_price()}"]
@@ -391,6 +406,7 @@ BLOCKS = {
     "ablations": ablations,
     "ablations-trained": lambda: ablations(trained=True),
     "rates": rates,
+    "speed": speed,
     "commands": commands,
 }
 

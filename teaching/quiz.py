@@ -34,8 +34,8 @@ def questions(session: int) -> list[dict]:
 def page(session: int) -> str:
     parts = [HEAD.format(session=session)]
     for number, one in enumerate(questions(session), 1):
-        answers = "\n".join(f"- **{letter}** {one['answers'][letter]}" for letter in LETTERS)
-        parts.append(f"**{number}.** {one['ask']}\n\n{answers}\n")
+        choices = "\n".join(f"- **{letter}** {one['answers'][letter]}" for letter in LETTERS)
+        parts.append(f"**{number}.** {one['ask']}\n\n{choices}\n")
     return "\n".join(parts)
 
 

@@ -49,7 +49,7 @@ def hidden(source: str) -> str:
 def with_hidden_words(source: str) -> str:
     """The same cell; the words of its figures, which say what will be seen, are packed."""
     lines = source.splitlines()
-    words = [node for node in ast.walk(_parsed(source)) if _is_words(node)]
+    words = [node for node in ast.walk(ast.parse(source)) if _is_words(node)]
     for node in sorted(words, key=lambda node: -node.lineno):
         packed = base64.b64encode(node.value.value.encode()).decode()
         pieces = "\n".join(f"    {piece!r}" for piece in textwrap.wrap(packed, 72))
@@ -57,13 +57,6 @@ def with_hidden_words(source: str) -> str:
         code = textwrap.indent(code, " " * node.col_offset)
         lines[node.lineno - 1 : node.end_lineno] = code.splitlines()
     return "\n".join(["import base64", "", *lines] if words else lines)
-
-
-def _parsed(source: str) -> ast.AST:
-    try:
-        return ast.parse(source)
-    except SyntaxError:  # a line for IPython, such as %matplotlib
-        return ast.Module([], [])
 
 
 def _is_words(node: ast.AST) -> bool:

@@ -286,6 +286,18 @@ def test_what_figures_will_show_is_hidden_and_the_same(one, archive):
         assert eval(ast.unparse(packed.value), {"base64": base64}) == words.value.value
 
 
+@of_each(book.NUMBERS)
+def test_the_words_of_a_figure_have_a_name_so_that_they_can_be_hidden(one):
+    for cell in book.read(one).cells:
+        if cell.cell_type == "code" and "show(" in cell.source:
+            calls = [node for node in ast.walk(ast.parse(cell.source)) if is_call_of_show(node)]
+            assert all(isinstance(call.args[1], ast.Name) for call in calls), cell.source
+
+
+def is_call_of_show(node):
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "show"
+
+
 def is_alt(node):
     return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "alt"
 

@@ -53,7 +53,8 @@ def _lower_half(sheet: Sheet):
 def _join(sheet: Sheet):
     sheet.arrow((574, 144), (590, 144), (590, 176), (606, 176))
     sheet.arrow((574, 222), (590, 222), (590, 192), (606, 192))
-    sheet.box((666, 184, 120, 60), "side by side, linear,\nLeakyReLU, linear", thick=True)
+    layers = "side by side,\nlinear, LeakyReLU,\nlinear"
+    sheet.box((666, 184, 120, 60), layers, thick=True)
     sheet.arrow((726, 184), (760, 184), text="E", at=(740, 171))
     sheet.box((790, 184, 60, 44), "times\ns = 0.1")
     sheet.arrow((790, 206), (790, 236))
