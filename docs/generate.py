@@ -204,10 +204,10 @@ def command_of(report: dict) -> str:
     """The command that measured a report, from what it says was compared."""
     asked = report["comparison"]
     words = ["e4t bench", f"--domain {asked['domain']}"]
-    if asked["kind"] == "full":  # the others have numbers of people of their own
-        words.append(f"--identities {asked['identities']}")
-    else:
+    if asked["kind"] != "full":
         words.append(f"--{asked['kind']}")
+    if asked["kind"] != "quick":  # which has a number of people of its own
+        words.append(f"--identities {asked['identities']}")
     if set(report["methods"]) != set(METHODS):
         words += [f'--method "{method}"' for method in report["methods"]]
     words += [f"--weights {asked['weights']}"] if asked["weights"] else []
@@ -265,14 +265,12 @@ def rates() -> list[str]:
     report = json.loads((RESULTS / "search-face.json").read_text("utf-8"))
     methods = report["methods"]
     factors = list(next(iter(methods.values()))["factor"])
-    rows = [["learning rates times", *factors, "best"]]
+    rows = [["learning rates times", "people", *factors, "best"]]
     for name, found in methods.items():
         tried = [found["factor"].get(factor) for factor in factors]
         cells = [f"{at['identity']:.2f} ({at['prompt']:.2f})" if at else "" for at in tried]
-        rows.append([name, *cells, f"{found['best']:g}"])
-    people = {found["people"] for found in methods.values()}
-    tried_on = " or ".join(map(str, sorted(people)))
-    return [*as_table(rows), "", f"`{command_of(report)}`; {tried_on} validation people."]
+        rows.append([name, str(found["people"]), *cells, f"{found['best']:g}"])
+    return [*as_table(rows), "", f"`{command_of(report)}`, of validation people."]
 
 
 def speed() -> list[str]:

@@ -110,8 +110,8 @@ def test_who_holds_the_background():
 
 
 def test_a_run_has_the_rates_that_it_asks_for():
-    (tried,) = {run.method for run in runs_of(kind="search", methods=("LoRA",))}
-    runs = runs_of(kind="search", methods=("LoRA",))
+    runs = runs_of(kind="search", methods=("LoRA",), identities=4)
+    (tried,) = {run.method for run in runs}
     factors = [run.as_method().factor for run in runs]
     assert tried == "LoRA"
     assert factors == [factor for factor in (0.1, 0.3, 1.0, 3.0, 10.0) for _ in range(4)]

@@ -55,7 +55,11 @@ def test_a_stale_table_is_seen():
     "changes, methods, words",
     [
         ({}, METHODS, "--identities 16 --batch 16 --seed 0"),
-        ({"kind": "search", "bf16": True}, METHODS, "--search --batch 16 --seed 0 --bf16"),
+        (
+            {"kind": "search", "identities": 4, "bf16": True},
+            METHODS,
+            "--search --identities 4 --batch 16 --seed 0 --bf16",
+        ),
         ({"kind": "quick"}, ["E4T"], '--quick --method "E4T" --batch 16 --seed 0'),
         (
             {"weights": "robot", "hold_background": True},

@@ -75,7 +75,9 @@ class ComparisonOptions:
     """What is compared, and on whom."""
 
     domain: str = "face"
-    identities: Annotated[int, typer.Option(min=2)] = 16
+    identities: Annotated[
+        int | None, typer.Option(min=2, help="(default: 16; with --search 4)")
+    ] = None
     quick: Annotated[
         bool,
         typer.Option(help="4 identities, few steps, a batch of 8 always."),
@@ -113,7 +115,7 @@ class ComparisonOptions:
     seed: int = 0
 
     def comparison(self) -> "Comparison":
-        from ..evaluation.benchmark import Comparison
+        from ..evaluation.benchmark import SEARCHED, Comparison
         from ..evaluation.own import register
 
         if self.quick and self.search:
@@ -123,7 +125,7 @@ class ComparisonOptions:
             kind = "search"
         return Comparison(
             domain=self.domain,
-            identities=self.identities,
+            identities=self.identities or (SEARCHED if self.search else 16),
             kind=kind,
             methods=tuple(register(name) if ":" in name else name for name in self.method or ()),
             batch=self.batch,

@@ -35,7 +35,7 @@ KEPT = 6  # the first people's last pictures are kept, for galleries and the use
 BATCH = 16  # pictures of a step, which STOPS and the learning rates of METHODS go with
 STOPS = (0, 5, 10, 15, 25, 50, 100)  # numbers of steps to score, up to a method's own
 QUICK_STOPS = (10, 20)
-SEARCHED = 4  # validation identities whom every learning rate is tried on
+SEARCHED = 4  # validation identities whom every learning rate is tried on, unless asked for more
 
 
 class Record(BaseModel):
@@ -214,7 +214,7 @@ class Comparison:
     def _search(self, name: str, method: Method) -> list[Run]:
         stops = (round(min(method.steps, 25) * BATCH / self.batch),)
         run = self._run(name, 0, stops, split="validation")
-        people = range(SEARCHED)
+        people = range(self.identities)
         return [replace(run, factor=factor, person=i) for factor in FACTORS for i in people]
 
     def _run(self, method: str, person: int, stops: tuple[int, ...], **changes) -> Run:
