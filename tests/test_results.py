@@ -40,13 +40,13 @@ def test_summary_says_when_a_method_reaches_e4t(tmp_path):
     line = table(found)["LoRA"]
     assert (line["0"], line["10"], line["200"]) == ("", "0.40", "0.75")
     assert line["CPU seconds a step"] == "0.1"
-    assert line["as good as E4T after 10"] == "200 steps, 20 CPU s"
+    assert line["first stop at E4T's identity after 10"] == "200 steps, 20 CPU s"
 
 
 def test_without_e4t_nothing_says_when_it_is_reached():
     found = summarise(made_up("LoRA", 10, 0.4))
     assert "reaches E4T at 10 steps" not in found["LoRA"]
-    assert table(found)["LoRA"]["as good as E4T after 10"] == ""
+    assert table(found)["LoRA"]["first stop at E4T's identity after 10"] == ""
     assert summarise([]) == {}
 
 

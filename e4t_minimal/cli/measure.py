@@ -80,7 +80,7 @@ class ComparisonOptions:
     ] = None
     quick: Annotated[
         bool,
-        typer.Option(help="4 identities, few steps, a batch of 8 always."),
+        typer.Option(help="4 validation identities, few steps, a batch of 8 always."),
     ] = False
     search: Annotated[
         bool, typer.Option(help="Try learning rates on validation identities instead.")

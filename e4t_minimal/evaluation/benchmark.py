@@ -208,7 +208,7 @@ class Comparison:
 
     def _quick(self, name: str, method: Method) -> list[Run]:
         stops = tuple(n for n in QUICK_STOPS if n <= method.steps) or (method.steps,)
-        run = self._run(name, 0, stops, factor=method.factor, batch=8)
+        run = self._run(name, 0, stops, split="validation", factor=method.factor, batch=8)
         return [replace(run, person=i) for i in range(4)]
 
     def _search(self, name: str, method: Method) -> list[Run]:
@@ -309,7 +309,7 @@ def _measure(path: Path, runs: list[Run]):
             if run.source:
                 base = load_base("toy")  # nobody knows what the person before has left of it
             measured = list(run.measure(base, judge, prior, bar.update))
-            if run.person < KEPT and run.split == "held-out":
+            if run.person < KEPT and not path.stem.startswith("search"):  # which has five of each
                 _keep(picture_path(path, run.method, run.person), measured[-1][1])
             append_records(path, [record | {"commit": code} for record, _ in measured])
 

@@ -164,7 +164,7 @@ def _line(found: dict, stops: list[int]) -> dict[str, str]:
         "prompt": _two_digits(last["prompt"]),
         "diversity": _two_digits(last["diversity"]),
         "CPU seconds a step": f"{last['seconds']['mean'] / end:.1f}",
-        "as good as E4T after 10": reached,
+        "first stop at E4T's identity after 10": reached,
         "a concept": f"{found['bytes'] / 1e6:.2f} MB",
         "peak memory": f"{found['peak_megabytes']} MB",
     }
