@@ -22,9 +22,6 @@ from .helpers.pictures import square
 from .helpers.pipelines import PREDICTIONS, load_parts
 from .helpers.runtime import check_device, quiet
 
-# for bases that bring no vision tower of their own
-VISION = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-
 
 @dataclass
 class Base:
@@ -179,14 +176,15 @@ def path_of(name: str | Path) -> str:
 @quiet()
 def load_base(
     name: str | Path = "toy",
-    vision: str = VISION,
+    vision: str | None = None,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     resolution: int | None = None,
 ) -> Base:
     """A Stable Diffusion by name: "toy" (shipped), a local diffusers folder, or a hub id.
 
-    vision: hub id or folder of a transformers CLIP, for a base without an `image_encoder`.
+    vision: hub id or folder of a transformers CLIP, for a base without an `image_encoder`
+    (default: ViT-H/14, as re-implementations have it).
     resolution: pixels of its pictures, if not those it was trained on.
     Raises ValueError, with what to do, when the folder is missing, or is not a whole Stable
     Diffusion that fits, or when device or resolution do not fit.

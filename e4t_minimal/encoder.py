@@ -132,7 +132,7 @@ def encoder_half(
 ) -> torch.Tensor:
     """The U-Net's features (B, sum of widths) of z_t (B, C, h, w) with text hidden (B, T, D).
 
-    For training; `sample` takes them from guidance's pass with the empty prompt.
+    Where there is no guidance; `sample` takes them from its pass with the empty prompt.
     """
 
     def stop(module, args, output):

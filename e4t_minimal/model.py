@@ -130,7 +130,8 @@ class E4T:
         self.check_attached()
         if not self.encoder.sees_noise:
             return z_t.new_zeros(len(z_t), 0)
-        return encoder_half(self.base, z_t, t, self.empty.expand(len(z_t), -1, -1))
+        with ONE_AT_A_TIME:  # its hooks stop the U-Net half-way
+            return encoder_half(self.base, z_t, t, self.empty.expand(len(z_t), -1, -1))
 
     def embedding(
         self, image_features: torch.Tensor, unet_features: torch.Tensor
@@ -236,8 +237,8 @@ def _diffusion_loss(prediction: Prediction, mask: torch.Tensor | None) -> torch.
 def _check_vision(folder: Path, config: dict, base: Base):
     if config.get("vision") != base.vision_name:
         raise ValueError(
-            f"{folder} was made with the vision tower {config.get('vision')!r}, this base has "
-            f"{base.vision_name!r}. Load the base with `vision=` that one."
+            f"{folder} was made with the vision tower {config.get('vision') or 'of its base'!r}, "
+            f"this base has {base.vision_name or 'its own'!r}. Load the base that it names, too."
         )
 
 

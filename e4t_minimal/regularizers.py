@@ -3,7 +3,8 @@
 To add a regularizer: write a function of a model, a batch and a prediction (see `model.py`) that
 returns a scalar, put it into TERMS under a name, and give that name a weight in `Schedule.weights`.
 A term that compares the pictures of a batch with each other has the attribute `whole_batch = True`.
-One that wants `batch.initial`, predicted before anything was learned: `needs_initial = True`.
+One that wants `batch.initial`, predicted before anything was learned: `needs_initial = True`; a
+batch without a mask, and `scaling.distributed`, leave it None.
 """
 
 import torch

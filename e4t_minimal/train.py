@@ -90,7 +90,8 @@ def personalize(
     """Phase 2, on ONE picture: encoder and (folded) offsets go on learning together.
 
     mask: where the subject is ("L", white; the paper has one for faces); default: the picture's
-    transparency. prompt: default "a photo of S*". Changes the model, and sets `model.picture`.
+    transparency; with neither, all of the picture is learned and nothing held.
+    prompt: default "a photo of S*". Changes the model, and sets `model.picture`.
     """
     # without the outside term the other backgrounds have no purpose
     backgrounds = schedule.backgrounds if schedule.weights.get("outside") else 0
@@ -118,7 +119,7 @@ def fit(
     optimizer = adamw(groups, schedule.eight_bit)
     learned = [p for group in groups for p in group["params"]]
     loss = loss_function(model, schedule, learned)
-    beside = schedule.replace(weights={}, seed=schedule.seed + 1)
+    beside = schedule.replace(weights={}, seed=(schedule.seed + 1) % checks.SEED)
     loss_of_prior = loss_function(model, beside, [])
     half = model.base.dtype == torch.float16
     scaler = torch.amp.GradScaler(model.base.device.type, init_scale=2.0**10, enabled=half)

@@ -201,6 +201,8 @@ def test_a_base_without_a_tower_takes_the_one_that_is_named(folder, tmp_path, mo
         E4T.from_pretrained(tmp_path / "domain", base)
     with pytest.raises(ValueError, match="no CLIP at"):
         load_base(plain, vision=str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match="brings an image_encoder of its own"):
+        load_base(folder, vision=tower)
 
 
 def save_without_tower(base, path):

@@ -578,6 +578,16 @@ ERRORS = {
 }
 
 
+def test_another_fault_of_the_gpu_is_no_lack_of_memory(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("e4t_minimal.evaluation.speed.measure", fail)
+    done = CliRunner().invoke(app, ["speed"])
+    assert "illegal memory access" in str(done.exception)
+    assert "not enough memory" not in done.stderr
+
+
 @pytest.mark.parametrize("error, status, sentence", ERRORS.values(), ids=ERRORS.keys())
 @pytest.mark.parametrize("program", ["e4t", "training"])
 def test_what_goes_wrong_ends_in_a_sentence(monkeypatch, program, error, status, sentence):

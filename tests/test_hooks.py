@@ -267,6 +267,31 @@ def test_two_drawings_at_once_in_two_threads_are_right(model):
     assert base.running is None
 
 
+def test_a_look_and_a_drawing_at_once_are_right(model, faces):
+    picture, looks = model.base.pixels([faces[0][0]]), []
+    z_t, t = torch.zeros(1, 8, 16, 16), torch.tensor([500])
+    seen = model.image_features(picture)
+
+    def look():
+        return model.embedding(seen, model.unet_features(z_t, t))[0]
+
+    def at_once():
+        with ThreadPoolExecutor(2) as pool, torch.no_grad():
+            drawing = pool.submit(drawn, model, steps=4)
+            while not drawing.done():
+                looks.append(look())
+            return drawing.result()
+
+    with torch.no_grad():
+        alone, word = drawn(model, steps=4), look()
+
+    def right(found):
+        return torch.equal(found, alone) and all(torch.equal(one, word) for one in looks)
+
+    attempt("a look during a drawing, in threads", at_once, ("ok",), right)
+    assert left_behind(model.base) == 0
+
+
 def test_two_drawings_in_turns_are_right(model):
     alone = [drawn(model, steps=steps, seed=steps) for steps in (3, 4)]
     loops = [sample_steps(model, PROMPT, PICTURE, steps=n, seed=n) for n in (3, 4)]

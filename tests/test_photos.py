@@ -158,7 +158,20 @@ def test_a_mask_and_a_box_keep_what_lies_around_the_subject(lying, mask):
     assert close(picture.convert("RGB").getpixel((5, 5)), RED)
 
 
+def test_what_a_mask_uncovers_is_white_where_the_photo_is_transparent(tmp_path):
+    photo = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+    photo.paste((200, 0, 0, 255), (10, 10, 30, 30))
+    photo.save(tmp_path / "cut.png")
+    Image.new("L", (40, 40), 255).save(tmp_path / "all.png")
+    picture, _ = open_photo(tmp_path / "cut.png", mask=tmp_path / "all.png")
+    assert picture.convert("RGB").getpixel((2, 2)) == (255, 255, 255)
+    assert picture.convert("RGB").getpixel((20, 20)) == (200, 0, 0)
+
+
 def test_a_bad_mask_is_refused(lying, tmp_path):
+    Image.new("L", (100, 200)).save(tmp_path / "black.png")
+    with pytest.raises(ValueError, match=r"black.png: The mask shows nothing: its brightest"):
+        open_photo(lying, mask=tmp_path / "black.png")
     Image.new("L", (50, 50), 255).save(tmp_path / "small.png")
     with pytest.raises(ValueError, match=r"small.png is 50 x 50, but .*x.jpg is 100 x 200"):
         open_photo(lying, mask=tmp_path / "small.png")

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from e4t_minimal.evaluation import speed
+from e4t_minimal.evaluation import provenance, speed
 from e4t_minimal.evaluation.provenance import commit, machine
 from e4t_minimal.evaluation.speed import compare, sampling, training
 
@@ -62,7 +62,7 @@ def test_a_report_says_where_it_comes_from(monkeypatch):
 
 
 def test_a_changed_tree_is_told_from_its_commit(monkeypatch):
-    said = {"rev-parse": "abc1234\n", "status": ""}
+    said = {"ls-files": "", "rev-parse": "abc1234\n", "status": ""}
 
     def run(command, **options):
         (answer,) = [said[word] for word in command if word in said]
@@ -72,6 +72,11 @@ def test_a_changed_tree_is_told_from_its_commit(monkeypatch):
     assert commit() == "abc1234"
     said["status"] = " M e4t_minimal/model.py\n"
     assert commit() == "abc1234+"
+
+
+def test_a_copy_in_somebody_elses_repository_has_no_commit(monkeypatch):
+    monkeypatch.setattr(provenance, "__file__", torch.__file__)  # .venv lies in our repository
+    assert commit() is None
 
 
 def test_outside_git_there_is_no_commit(monkeypatch):

@@ -60,8 +60,8 @@ def run(pipe, steps=4, **options):
     ).images
 
 
-def drawn(model, picture):
-    *_, last = sample_steps(model, [PROMPT], picture, steps=4)
+def drawn(model, picture, steps=4, seed=0):
+    *_, last = sample_steps(model, [PROMPT], picture, steps=steps, seed=seed)
     return last.latents
 
 
@@ -552,6 +552,7 @@ def test_change_delta(model, faces):
     with patch(model, "*.delta", torch.clone):
         assert torch.allclose(drawn(model, faces[0][0]), plain, atol=1e-5)
     assert len(t.kept) == 6
+    assert not any(delta.any() for deltas in t.kept.values() for delta in deltas)
     assert left_behind(model) == 0
     with torch.no_grad():
         for offset in model.offsets.values():
@@ -559,6 +560,38 @@ def test_change_delta(model, faces):
             offset.rows.bias.zero_()
     assert torch.allclose(drawn(model, faces[0][0]), without, atol=1e-4)
     assert not torch.allclose(without, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("first_out", [0, 1])
+def test_changes_of_one_delta_follow_each_other(model, faces, first_out):
+    disturb(model.offsets)
+    picture = faces[0][0]
+    with patch(model, "*.delta", torch.zeros_like):
+        without = drawn(model, picture)
+    patches = [patch(model, "*.delta", torch.zeros_like), patch(model, "*.delta", torch.clone)]
+    for one in patches:
+        one.__enter__()
+    assert torch.equal(drawn(model, picture), without)
+    patches.pop(first_out).__exit__(None, None, None)
+    assert torch.equal(drawn(model, picture), without) == (first_out == 1)
+    patches.pop().__exit__(None, None, None)
+    assert left_behind(model) == 0
+
+
+@pytest.mark.parametrize("name", ["unet.mid.attn2.map", "unet.mid"])
+def test_what_is_kept_stays_when_the_tensor_is_changed_in_place(model, faces, name):
+    with trace(model, name) as t, patch(model, name, torch.Tensor.zero_):
+        drawn(model, faces[0][0])
+    assert all(tensor.any() for tensor in t[name])
+
+
+def test_of_two_drawings_it_is_the_last_whatever_their_number_of_steps(model, faces):
+    with trace(model, ("latent[*]", "*attn2.map")) as t:
+        for seed in (0, 1):
+            last = drawn(model, faces[0][0], steps=1, seed=seed)
+    (end,) = t.last_drawing("latent[end]")
+    assert torch.equal(end[1], last)
+    assert {len(t.last_drawing(name)) for name in t.kept} == {1}
 
 
 def test_table_and_file(pipe, tmp_path):

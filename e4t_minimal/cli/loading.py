@@ -51,13 +51,13 @@ def load_base_of(
     resolution: int | None = None,
 ) -> "Base":
     """The base that an E4T folder was made for ("toy" without one), unless another is named."""
-    from ..base import VISION, load_base
+    from ..base import load_base
     from ..helpers.stored import read_config
 
     config = read_config(weights) if weights else {"base": "toy"}
     return load_base(
         options.base or config["base"],
-        vision or config.get("vision") or VISION,
+        vision or config.get("vision"),
         options.device,
         number_format(options.dtype),
         resolution or config.get("resolution"),

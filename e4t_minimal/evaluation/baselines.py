@@ -174,7 +174,7 @@ def parameters_of(model: E4T, part: str) -> list[torch.nn.Parameter]:
 
 
 def stored_bytes(method: Method, model: E4T) -> int:
-    """What one concept takes on disk, in fp16."""
+    """What one concept takes, two bytes a number (E4T's own files keep the offsets in fp32)."""
     parameters = [p for part in method.learns for p in parameters_of(model, part)]
     return 2 * sum(p.numel() for p in parameters)
 

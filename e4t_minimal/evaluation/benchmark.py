@@ -100,8 +100,9 @@ class Run:
     ) -> Iterator[tuple[dict, list[Image.Image]]]:
         """(record, pictures of PROMPTS) at every stop; progress() is called after each step.
 
-        A record has the key, scores, CPU seconds of the steps alone, bytes and peak memory. CPU
-        seconds are summed over cores: what else the machine does meanwhile does not count.
+        A record has the key, scores, CPU seconds of the steps, bytes and peak memory. The seconds
+        of the first step hold what it prepares (latents, folding), but no drawing. They are summed
+        over cores: what else the machine does meanwhile does not count.
         """
         method, one = self.as_method(), identity(self.domain, self.split, self.person)
         functions = own if self.source else baselines

@@ -3,7 +3,6 @@
 What the class must have is `Learner`; docs/own-method.md tells how to write one.
 """
 
-import hashlib
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from PIL import Image
 
 from ..base import Base
 from ..helpers import checks
+from ..helpers.checksums import checksum
 from ..model import E4T
 from ..train import PERSONALIZATION, Schedule
 from .baselines import METHODS, Method
@@ -94,7 +94,7 @@ def register(source: str) -> str:
         learns={},
         steps=steps,
         source=source,
-        sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        sha256=checksum(Path(path)),
         learner=learner,
     )
     return name

@@ -5,15 +5,17 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import torch
 
 
 def commit() -> str | None:
     """The commit that this code is, with a + if tracked files have changed since.
 
-    None outside git.
+    None outside git, and for an installed copy that lies in somebody else's repository.
     """
     try:
+        _git("ls-files", "--error-unmatch", __file__)
         head = _git("rev-parse", "--short", "HEAD")
         changes = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
@@ -26,7 +28,7 @@ def machine() -> dict:
     return {
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory in GiB": _gibibytes(),
+        "memory in GiB": round(psutil.virtual_memory().total / 2**30),
         "torch": torch.__version__,
         "diffusers": version("diffusers"),
     }
@@ -36,10 +38,3 @@ def _git(*arguments: str) -> str:
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-
-def _gibibytes() -> int | None:
-    """The machine's memory; None on Windows."""
-    if not hasattr(os, "sysconf"):
-        return None
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)

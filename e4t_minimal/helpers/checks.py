@@ -29,7 +29,7 @@ def whole(low: int, high: float, **values: int):
 
 
 def _range(low: float, high: float) -> str:
-    return f"from {low:g} to {high:g}" if high <= 1e6 else f"of at least {low:g}"
+    return f"from {low:g} to {high:g}" if high <= 1e6 else f"of at least {low:g}, below {high:.0e}"
 
 
 def seed(value: int):
@@ -105,8 +105,8 @@ def whole_batch(terms: dict, schedule, processes: int = 1):
     """
     if processes == 1 and (schedule.micro is None or schedule.micro >= schedule.batch):
         return
-    for name in schedule.weights:
-        if getattr(terms.get(name), "whole_batch", False):
+    for name, weight in schedule.weights.items():
+        if weight and getattr(terms.get(name), "whole_batch", False):
             raise ValueError(
                 f"The term {name!r} compares all pictures of a batch: it cannot be computed in "
                 "micro-batches or by several processes. Leave out `micro`; take one process."

@@ -40,6 +40,7 @@ def faults(folder: Path) -> dict[str, str]:
 
 
 def checksum(path: Path) -> str:
+    """The SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

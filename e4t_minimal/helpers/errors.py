@@ -58,12 +58,17 @@ def _of_signal(number: int) -> str:
     return f"stopped by {name}; what was saved before is whole, and nothing else is left."
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """In torch's words, of whatever device; an illegal memory access is something else."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(some in str(error).lower() for some in words)
+
+
 def _of_error(error: Exception) -> str | None:
     """What to say; None for an error of ours."""
     from safetensors import SafetensorError
 
-    is_memory = isinstance(error, RuntimeError) and "memory" in str(error)  # torch's way to say it
-    if isinstance(error, MemoryError) or is_memory:
+    if isinstance(error, MemoryError) or _is_out_of_memory(error):
         return (
             f"not enough memory ({reason(error)}). Try fewer pictures at a time (--micro, "
             "--batch), a lower --resolution, or a smaller number format (--dtype)."

@@ -147,16 +147,23 @@ def mask_of(image: Image.Image, mask: Image.Image | None = None) -> Image.Image 
     return mask
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    """A standardized picture as RGB; what is transparent is white, whatever colour lies there."""
+    if image.mode != "RGBA":
+        return image
+    paper = Image.new("RGBA", image.size, "white")
+    paper.alpha_composite(image)
+    return paper.convert("RGB")
+
+
 def square(image: Image.Image, size: int, keep_transparency: bool = False) -> Image.Image:
     """The middle square, size x size pixels, as RGB with what is transparent turned white.
 
     keep_transparency: or as RGBA, if something is.
     """
     image, _ = standardize(image)
-    if image.mode == "RGBA" and not keep_transparency:
-        paper = Image.new("RGBA", image.size, "white")
-        paper.alpha_composite(image)
-        image = paper.convert("RGB")
+    if not keep_transparency:
+        image = on_white(image)
     return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
 
 

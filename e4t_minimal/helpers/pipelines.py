@@ -17,6 +17,9 @@ import torch
 from .checks import choice, number, reason, whole
 from .runtime import generator
 
+# for bases that bring no vision tower of their own
+VISION = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+
 FITS = "What fits is a Stable Diffusion 1.x or 2.x for text to image, as diffusers saves it."
 SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".bin")
 CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
@@ -24,11 +27,12 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")  # what a U-Net may have bee
 LARGEST = 512  # height and width of latents: pictures of 4,096 pixels
 
 
-def load_parts(path: str, vision: str, dtype: torch.dtype) -> dict:
+def load_parts(path: str, vision: str | None, dtype: torch.dtype) -> dict:
     """{field of `Base`: part} of the folder or hub id `path`, on the CPU.
 
-    vision: folder or hub id of a CLIP, for a base without an image encoder. ValueError if there is
-    no Stable Diffusion, or one of another family, or if a part is missing or damaged.
+    vision: folder or hub id of a CLIP, for a base without an image encoder (default: VISION).
+    ValueError if there is no Stable Diffusion, or one of another family, if a part is missing or
+    damaged, or if there are two image encoders.
     """
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPVisionModelWithProjection
@@ -46,6 +50,11 @@ def load_parts(path: str, vision: str, dtype: torch.dtype) -> dict:
     brings_tower = bool(config.get("image_encoder", [None])[0])
     if not brings_tower:
         del classes["image_encoder"]
+    elif vision:
+        raise ValueError(
+            f"{path!r} brings an image_encoder of its own, so {vision!r} would not be used: leave "
+            "`vision` out."
+        )
     with _told(path):
         models = {
             part: _load_whole(of_class, path, dtype, subfolder=part)
@@ -64,7 +73,7 @@ def load_parts(path: str, vision: str, dtype: torch.dtype) -> dict:
     }
     if brings_tower:
         return parts | {"vision": pipe.image_encoder, "preprocessor": pipe.feature_extractor}
-    return parts | _load_vision(vision, dtype, path)
+    return parts | _load_vision(vision or VISION, dtype, path)
 
 
 def _ddim(scheduler):

@@ -38,11 +38,12 @@ def quiet() -> Iterator[None]:
     of_transformers.set_verbosity_error()
     from diffusers.utils import logging as of_diffusers  # only now: its import has notices too
 
-    of_transformers.disable_progress_bar()
-    of_diffusers.disable_progress_bar()
+    showing = [log for log in (of_transformers, of_diffusers) if log.is_progress_bar_enabled()]
+    for log in showing:
+        log.disable_progress_bar()
     try:
         yield
     finally:
         of_transformers.set_verbosity(verbosity)
-        of_transformers.enable_progress_bar()
-        of_diffusers.enable_progress_bar()
+        for log in showing:
+            log.enable_progress_bar()

@@ -1,6 +1,5 @@
 """The folder of an E4T, a domain's or a concept's: written as one, and read only if it is whole."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,7 +11,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 
-from .checks import choice, reason
+from .checks import reason
+from .checksums import checksum
 from .files import OWN, check_apart, check_writable, existing, follow_umask, locked, temporary
 from .reading import check_regular, read_json, read_tensors
 
@@ -61,7 +61,7 @@ def write_model(folder: str | Path, stored: StoredModel):
                 save_file(_storable(part, getattr(stored, part)), new / f"{part}.safetensors")
             if stored.picture is not None:
                 stored.picture.save(new / "picture.png")
-            hashes = {file.name: _hash(file) for file in sorted(new.iterdir())}
+            hashes = {file.name: checksum(file) for file in sorted(new.iterdir())}
             config = stored.config | {"base": _absolute(stored.config["base"]), "files": hashes}
             (new / "e4t.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
             follow_umask(new)
@@ -83,10 +83,6 @@ def _absolute(base: str) -> str:
     """A local folder is to be found from wherever the model is loaded."""
     is_folder = base != "toy" and Path(base).is_dir()
     return os.path.realpath(base) if is_folder else base
-
-
-def _hash(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _settle(folder: Path):
@@ -127,7 +123,7 @@ def _check_hashes(folder: Path, hashes: dict[str, str] | None):
         path = folder / name
         if path.exists():
             check_regular(path)
-        if (_hash(path) if path.exists() else None) != hashes.get(name):
+        if (checksum(path) if path.exists() else None) != hashes.get(name):
             raise ValueError(f"{name} is not the one that e4t.json was written with")
 
 
@@ -172,7 +168,12 @@ def rebuild(
     """
     options = dict(config)
     kind = options.pop("kind", "e4t")
-    choice("kind of encoder", kind, kinds)
+    if kind not in kinds:
+        raise UnknownKind(
+            f"its encoder is of the kind {kind!r}; known are {', '.join(kinds)}. Import the module "
+            "that registers it first, such as `e4t_minimal.evaluation.alternatives` or "
+            "`e4t_minimal.scaling.fixed`."
+        )
     of_class, of_config = kinds[kind]
     with torch.device("meta"):  # what the config says may be absurd: no memory is asked for
         module = of_class(of_config(**options))
@@ -181,8 +182,14 @@ def rebuild(
     return module
 
 
+class UnknownKind(ValueError):
+    """The encoder of a stored model is of a kind that no imported module has registered."""
+
+
 def damaged(folder: str | Path, error: Exception) -> ValueError:
     """What to raise when a folder cannot be read."""
+    if isinstance(error, UnknownKind):
+        return ValueError(f"{folder}: {error}")
     return ValueError(f"{folder} is damaged ({reason(error)}). Make or download it again.")
 
 

@@ -118,33 +118,58 @@ def _check_plain(name: str, layer: torch.nn.Module):
 class ObservedDelta:
     """A forward hook of one projection: Delta of the offset that hangs on it, if one does.
 
-    Delta is shown again only when it has been trained since. The offset is asked for every time:
-    folding puts another in its place.
+    Observers see it one after the other, each what the one before has made of it. Who only looks
+    sees an unchanged Delta again only when it has been trained since. The offset is asked for every
+    time: folding puts another in its place.
     """
 
-    def __init__(self, name: str, observer: Observer):
+    def __init__(self, name: str):
         self.name = name
-        self.observer = observer
-        self.version = None
+        self.seen: dict[Observer, list | None] = {}  # which version of Delta each has seen
+        self.handle = None  # takes the hook off again
 
     def __call__(self, linear: torch.nn.Module, args: tuple, output: torch.Tensor):
-        if not self.observer.sees(self.name) or not parametrize.is_parametrized(linear, "weight"):
+        watching = [observer for observer in self.seen if observer.sees(self.name)]
+        if not watching or not parametrize.is_parametrized(linear, "weight"):
             return None
         offset = linear.parametrizations.weight[0]
-        if self.observer.changing:
-            return self._changed(linear, offset, args[0])
+        if any(observer.changing for observer in watching):
+            return self._changed(linear, offset, args[0], watching)
         version = [(id(p), p._version) for p in offset.parameters()]
-        if version != self.version:
-            self.version = version
-            with torch.no_grad():
-                self.observer(self.name, offset.delta())
+        for observer in watching:
+            if self.seen[observer] != version:
+                self.seen[observer] = version
+                with torch.no_grad():
+                    observer(self.name, offset.delta())
         return None
 
     def _changed(
-        self, linear: torch.nn.Module, offset: torch.nn.Module, x: torch.Tensor
+        self,
+        linear: torch.nn.Module,
+        offset: torch.nn.Module,
+        x: torch.Tensor,
+        watching: list[Observer],
     ) -> torch.Tensor:
         """What the projection makes of x with the changed Delta in the place of Delta."""
-        delta = self.observer(self.name, offset.delta())
+        delta = offset.delta()
+        for observer in watching:
+            delta = observer(self.name, delta)
         weight = linear.parametrizations.weight.original
         change = weight * delta if isinstance(offset, WeightOffset) else delta
         return F.linear(x, (weight + change).to(weight.dtype), linear.bias)
+
+
+@contextmanager
+def observed_delta(name: str, linear: torch.nn.Module, observer: Observer) -> Iterator[None]:
+    """Inside, the observer sees the projection's Delta; all of its observers share one hook."""
+    hooks = [hook for hook in linear._forward_hooks.values() if isinstance(hook, ObservedDelta)]
+    hook = hooks[0] if hooks else ObservedDelta(name)
+    if not hooks:
+        hook.handle = linear.register_forward_hook(hook)
+    hook.seen[observer] = None
+    try:
+        yield
+    finally:
+        del hook.seen[observer]
+        if not hook.seen:
+            hook.handle.remove()

@@ -13,7 +13,7 @@ import torch
 
 from ..base import Base
 from ..helpers.hooking import check_hookable
-from .attention import ObservedDelta, observed_attention
+from .attention import observed_attention, observed_delta
 from .names import PROJECTIONS, attention_layers, blocks
 from .observer import Observer, change_first
 from .stock import observed_pipeline, part_of_pipeline
@@ -65,7 +65,7 @@ def _attention_hooks(
     for projection in PROJECTIONS:
         delta = f"{name}.{projection}.weight.delta"
         if delta in observer.wanted:
-            yield getattr(layer, projection).register_forward_hook(ObservedDelta(delta, observer))
+            yield observed_delta(delta, getattr(layer, projection), observer)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ class Observer:
     training, None before the first. part: which pass of the U-Net it is, "cond", "uncond", "both"
     (one batch, as diffusers' pipelines do it), "features" (E4T's, in training), or None outside.
     at_pass(z_t): called with what the U-Net is given (B, C, h, w), at the beginning of every pass.
+    at_end(): called when pictures are drawn to their end.
     changing: whether `function` may return another tensor than it was given.
     """
 
@@ -26,6 +27,7 @@ class Observer:
         patterns: str | tuple[str, ...],
         function: Callable,
         at_pass: Callable | None = None,
+        at_end: Callable | None = None,
         changing: bool = False,
     ):
         self.patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
@@ -33,6 +35,7 @@ class Observer:
         self.base = base_of(model)
         self.function = function
         self.at_pass = at_pass
+        self.at_end = at_end
         self.changing = changing
         self.wanted = {name for name in names(model) if matches(name, self.patterns)}
         self.t = None
@@ -64,12 +67,13 @@ class Observer:
     def __call__(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         if name == CLIP_LEVELS:
             return self._see_levels(tensor)
-        if not self.sees(name):
-            return tensor
-        t = self.t
-        if step := re.fullmatch(r"latent\[(\d+)\]", name):
-            t = int(step[1])
-        return self.function(name, tensor, t, self.part)
+        if self.sees(name):
+            step = re.fullmatch(r"latent\[(\d+)\]", name)
+            t = int(step[1]) if step else self.t
+            tensor = self.function(name, tensor, t, self.part)
+        if name == "latent[end]" and self.at_end is not None:
+            self.at_end()
+        return tensor
 
     def _see_levels(self, tensor: torch.Tensor) -> torch.Tensor:
         """Each level of the vision tower by itself: (B, L/2, width)."""

@@ -27,14 +27,16 @@ class Trace:
         self.latents: tuple[int, int] | None = None
         self.kept: dict[str, list[torch.Tensor]] = {}
         self.calls: dict[str, list[tuple]] = {}
+        self.drawings: dict[str, list[int]] = {}  # which drawing each tensor is of
+        self.drawing = 0
         self.device = device
 
     def keep(self, name: str, tensor: torch.Tensor, t, part: str | None) -> torch.Tensor:
         """Put a tensor's copy at the end of the list under its name."""
-        shared = not name.endswith(".map")  # a map was computed for us alone
-        copy = tensor.detach().to(self.device or tensor.device, copy=shared)
+        copy = tensor.detach().to(self.device or tensor.device, copy=True)
         self.kept.setdefault(name, []).append(copy)
         self.calls.setdefault(name, []).append((t, part))
+        self.drawings.setdefault(name, []).append(self.drawing)
         return tensor
 
     def __getitem__(self, name: str) -> list[torch.Tensor]:
@@ -56,15 +58,18 @@ class Trace:
     def last_drawing(self, name: str, part: str = "cond") -> list[tuple[int, torch.Tensor]]:
         """[(timestep, tensor), ...] of the last drawing, look by look; part: as in `of`.
 
-        A drawing begins where the timestep rises.
+        A drawing begins behind the end of another, or, of one that was broken off, where the
+        timestep rises.
         """
         halves = {"uncond": 0, "cond": 1}
-        found = []
-        for tensor, (t, of_part) in zip(self[name], self.calls[name], strict=True):
+        found, last = [], None
+        kept = zip(self[name], self.calls[name], self.drawings[name], strict=True)
+        for tensor, (t, of_part), drawing in kept:
             if of_part not in ("both", part, None):
                 continue
-            if found and _rises(found[-1][0], t):
+            if found and (drawing != last or _rises(found[-1][0], t)):
                 found = []
+            last = drawing
             found.append((t, tensor.chunk(2)[halves[part]] if of_part == "both" else tensor))
         return found
 
@@ -124,7 +129,10 @@ def trace(model, names: str | tuple[str, ...] = "*", device: str | None = None) 
     def see_size(z_t: torch.Tensor):
         kept.latents = tuple(z_t.shape[-2:])
 
-    with observing(Observer(model, names, kept.keep, see_size)):
+    def see_end():
+        kept.drawing += 1
+
+    with observing(Observer(model, names, kept.keep, see_size, see_end)):
         yield kept
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from ..base import VISION, Base, path_of
+from ..base import Base, path_of
 from ..helpers.checks import reason
+from ..helpers.pipelines import VISION
 from ..helpers.reading import read_json
 from ..helpers.runtime import quiet
 

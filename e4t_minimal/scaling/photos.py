@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from ..helpers.pictures import as_mask, orientation, standardize, transparency
+from ..helpers.pictures import as_mask, on_white, orientation, standardize, transparency
 
 TINY = 32  # pixels, of a side: below, there is nothing to see
 LARGE = 2048  # pixels, of a side: above, the picture is made smaller at once, to save memory
@@ -43,6 +43,7 @@ def open_photo(
     name = name or path
     picture, full_size, notes = _read_upright(path, name, shrink=box is None)
     if mask:
+        picture = on_white(picture)
         picture.putalpha(_read_mask(mask, name, full_size).resize(picture.size))
     square, note = _square_to_keep(picture, full_size, box)
     if square:
@@ -80,7 +81,12 @@ def _read_upright(
 def _read_mask(path: str | Path, name: str | Path, full_size: Size) -> Image.Image:
     """ "L", of the upright photo's size."""
     with reading(path, path) as file:
-        mask = as_mask(file)
+        file.load()
+        given = file.copy()
+    try:
+        mask = as_mask(given)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     if mask.size != full_size:
         raise ValueError(
             f"The mask {path} is {mask.width} x {mask.height}, but {name} is "

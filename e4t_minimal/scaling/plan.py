@@ -82,11 +82,10 @@ def plan(
 
 
 def _check_batch(schedule: Schedule) -> None:
-    micro = schedule.micro
-    if schedule.batch < 1 or (micro is not None and not 1 <= micro <= schedule.batch):
+    if schedule.micro is not None and schedule.micro > schedule.batch:
         raise ValueError(
-            f"A batch of {schedule.batch} in parts of {micro}: both must be at least 1, "
-            "and a part at most the batch."
+            f"A batch of {schedule.batch} in parts of {schedule.micro}: a part is at most the "
+            "batch."
         )
 
 
