@@ -70,14 +70,12 @@ def student_copy(number: str):
     notebook = book.read(number)
     notebook.cells = [cell for cell in notebook.cells if "colab-badge" not in cell.source]
     for cell in notebook.cells:
+        of_exercise = book.is_tagged(cell, "exercise")
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-            cell.source = with_hidden_words(cell.source)
-        if not book.is_tagged(cell, "exercise"):
-            continue
-        if book.is_tagged(cell, "check"):
-            cell.source = hidden(cell.source)
-        elif cell.source.startswith("## Exercises"):
+            is_answer = of_exercise and book.is_tagged(cell, "check")
+            cell.source = hidden(cell.source) if is_answer else with_hidden_words(cell.source)
+        elif of_exercise and cell.source.startswith("## Exercises"):
             cell.source = EXERCISES
     return notebook
 
