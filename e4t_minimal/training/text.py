@@ -37,7 +37,7 @@ def fit(training: Training, lr: float = 5e-4, start: str = "toy") -> dict:
         return readers.loss(ends(hidden, ids, eos, g), wanted) + STAY * moved
 
     def check():
-        sample = torch.arange(0, len(data), len(data) // 1000)
+        sample = torch.linspace(0, len(data) - 1, min(len(data), 1000)).long()
         ids = all_ids[sample.to(device)]
         last = text(ids).last_hidden_state[:, -1].cpu()
         shares = readers.cpu().accuracies(last, {q: found[sample] for q, found in answers.items()})

@@ -180,7 +180,7 @@ def _cached_latents(base: Base, data: Pictures, training: Training) -> torch.Ten
     if not (training.resume and path.exists()):
         latents = encode(base, data)
         with replacing(path) as new:
-            save_file({"latents": latents}, new)
+            save_file({"latents": latents.contiguous()}, new)
     found = read_tensors(path)
     shape = (len(data), CHANNELS, LATENT, LATENT)
     check_alike(str(path), found, {"latents": torch.empty(shape, dtype=torch.bfloat16)})
@@ -194,7 +194,7 @@ SPLITS = {"names": "named", "attributes": "held-out"}
 def _gap_set(base: Base, split: str, count: int = 96) -> tuple:
     """(latents, right captions, wrong captions) of plain pictures that no training has seen."""
     data = pictures("face", split, count, seed=9, plain=1.0)
-    people = list(named("face")[:count]) if split == "named" else data.identities
+    people = list(named("face")[: len(data)]) if split == "named" else data.identities
     right = [caption(*pair) for pair in zip(people, data.scenes, strict=True)]
     neighbours = [*people[1:], people[0]]
     wrong = [caption(*pair) for pair in zip(neighbours, data.scenes, strict=True)]
