@@ -99,7 +99,9 @@ def sample(
     concept: Path,
     base: BaseOptions,
     prompt: Prompts = ("a photo of S*",),
-    out: Path | None = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write (default: CONCEPT/pictures).")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 10,
     guidance: float = 4.0,
     seed: int = 0,

@@ -6,7 +6,6 @@ of every second layer, so every one of them is asked (the later ones with more w
 
 import torch
 import torch.nn.functional as F
-from transformers import CLIPVisionModelWithProjection
 
 from ..base import load_base
 from ..world import DOMAINS
@@ -31,17 +30,12 @@ def augment(pixels: torch.Tensor, g: torch.Generator) -> torch.Tensor:
     return moved * brightness + 0.03 * torch.randn(pixels.shape, generator=g)
 
 
-def cls_tokens(tower: CLIPVisionModelWithProjection, pixels: torch.Tensor) -> list[torch.Tensor]:
-    """(B, 3, H, W) in [-1, 1] -> the [CLS] tokens of every second layer, each (B, width)."""
-    hidden = tower(pixels, output_hidden_states=True).hidden_states
-    return [layer[:, 0] for layer in hidden[2::2]]
-
-
 def fit(training: Training, lr: float = 5e-4, start: str = "toy") -> dict:
     """Train the tower of the base `start` into the folder's model/. Returns the report."""
     torch.manual_seed(training.seed)
     device = training.device
-    tower = load_base(start, device=device).vision.requires_grad_(True)
+    base = load_base(start, device=device)
+    tower = base.vision.requires_grad_(True)
     width = tower.config.hidden_size
     readers = torch.nn.ModuleList(Readers(width) for _ in LEVEL_WEIGHTS).to(device)
     data = training_pictures()
@@ -51,14 +45,14 @@ def fit(training: Training, lr: float = 5e-4, start: str = "toy") -> dict:
     def loss_of_step(g, step):
         indices = torch.randint(len(data), (BATCH,), generator=g)
         wanted = {question: found[indices].to(device) for question, found in answers.items()}
-        levels = cls_tokens(tower, augment(data.pixels(indices), g).to(device))
+        levels = base.cls_tokens(augment(data.pixels(indices), g).to(device)).unbind(1)
         losses = [reader.loss(level, wanted) for reader, level in zip(readers, levels, strict=True)]
         return sum(weight * loss for weight, loss in zip(LEVEL_WEIGHTS, losses, strict=True))
 
     def check():
         numbers = {}
         for domain, unseen in held.items():
-            last = cls_tokens(tower, unseen.pixels(range(len(unseen))).to(device))[-1]
+            last = base.cls_tokens(unseen.pixels(range(len(unseen))).to(device))[:, -1]
             shares = readers[-1].accuracies(last.cpu(), unseen.answers())
             of_domain = [share for name, share in shares.items() if name.startswith(domain)]
             numbers[f"{domain}, mean"] = sum(of_domain) / len(of_domain)
