@@ -105,6 +105,8 @@ def train(
     state as it is, when loss or gradients are no longer finite.
     """
     training.folder.mkdir(parents=True, exist_ok=True)
+    for p in model.parameters():  # the fused AdamW takes numbers as they lie in memory, and the
+        p.data = p.data.contiguous()  # averages that a state brings back lie row by row
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=training.device != "mps")
     peaks = [group["lr"] for group in optimizer.param_groups]
     average = AveragedModel(model, multi_avg_fn=_average(training.decay), use_buffers=True)
