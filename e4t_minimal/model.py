@@ -238,7 +238,7 @@ def _check_vision(folder: Path, config: dict, base: Base):
     if config.get("vision") != base.vision_name:
         raise ValueError(
             f"{folder} was made with the vision tower {config.get('vision') or 'of its base'!r}, "
-            f"this base has {base.vision_name or 'its own'!r}. Load the base that it names, too."
+            f"this base has {base.vision_name or 'its own'!r}. Load a base with that one."
         )
 
 

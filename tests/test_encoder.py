@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from e4t_minimal.encoder import (
-    ENCODERS,
     Encoder,
     EncoderConfig,
     collect_features,
@@ -63,13 +62,6 @@ def test_s_scales_the_offset():
     ten.load_state_dict(one.state_dict())
     cls_tokens, features = torch.randn(2, 3, 8), torch.randn(2, 20)
     assert torch.allclose(10 * one(cls_tokens, features), ten(cls_tokens, features), atol=1e-5)
-
-
-def test_a_kind_that_nobody_registered_is_told_from_damage(base, tmp_path, monkeypatch):
-    E4T(base, "face", encoder=FixedEmbedding.for_base(base)).save_pretrained(tmp_path / "word")
-    monkeypatch.delitem(ENCODERS, "word")
-    with pytest.raises(ValueError, match="of the kind 'word'; known are .* Import the module"):
-        E4T.from_pretrained(tmp_path / "word", base)
 
 
 @pytest.mark.parametrize("of_class", [Encoder, FixedEmbedding])

@@ -127,7 +127,7 @@ def test_plan_knows_the_true_numbers():
 def test_what_cannot_be_planned_is_refused():
     with pytest.raises(ValueError, match="no phase"):
         plan("sd15", "evaluate")
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="a part is at most the batch"):
         plan("sd15", schedule=WHOLE.replace(batch=4, micro=8))
     for wrong in ({"batch": 0}, {"micro": 0}):
         with pytest.raises(ValueError, match="is 0; give a whole number from 1"):

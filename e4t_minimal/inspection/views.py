@@ -16,6 +16,7 @@ from PIL import Image
 
 from .. import DATA
 from ..base import Base
+from ..helpers import checks
 from ..model import E4T
 from ..sample import sample
 from ..train import PERSONALIZATION, personalize
@@ -122,19 +123,9 @@ def any_identity(domain: str, **attributes: str) -> Identity:
 
     ValueError for a domain, attribute or word that there is not.
     """
-    if domain not in DOMAINS:
-        raise ValueError(f"There is no domain {domain!r}; there are {', '.join(DOMAINS)}.")
-    words = {name: list(options) for name, options in DOMAINS[domain].attributes.items()}
-    for name, word in attributes.items():
-        if name not in words:
-            raise ValueError(
-                f"{domain} has no {name} = {word!r}; its attributes are {', '.join(words)}."
-            )
-        if word not in words[name]:
-            raise ValueError(
-                f"{domain} has no {name} = {word!r}; {name} is one of {', '.join(words[name])}."
-            )
-    return Identity(domain, {name: options[0] for name, options in words.items()} | attributes)
+    checks.choice("domain", domain, DOMAINS)
+    first = {name: next(iter(words)) for name, words in DOMAINS[domain].attributes.items()}
+    return Identity(domain, first | attributes)
 
 
 @dataclass(frozen=True)
