@@ -16,6 +16,9 @@ from ..helpers.pictures import as_mask, on_white, orientation, standardize, tran
 TINY = 32  # pixels, of a side: below, there is nothing to see
 LARGE = 2048  # pixels, of a side: above, the picture is made smaller at once, to save memory
 READABLE = "PNG, JPEG or WebP"
+# what PIL raises for a file that is no picture, or none that can be opened; a RuntimeError is
+# pathlib's, of links that lead in a circle
+UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError)
 # what the file of an iPhone begins with, whatever it is called
 HEIC = re.compile(rb"....ftyp(heic|heix|hevc|heim|heis|mif1|msf1)", re.DOTALL)
 
@@ -147,7 +150,7 @@ def reading(path: str | Path | BinaryIO, name: str | Path) -> Iterator[Image.Ima
         raise ValueError(
             f"There is no picture at {name}. Give the path of a {READABLE} file."
         ) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         if _is_heic(path):
             raise ValueError(
                 f"{name} is a HEIC photo, which needs pillow-heif: `pip install pillow-heif`, or "
