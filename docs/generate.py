@@ -316,7 +316,7 @@ def _compared() -> str:
     return (
         f"After five steps and {five['seconds']['mean']:.0f} CPU seconds E4T has "
         f"{number(five['identity'])} of {len(five['each'])} faces. The others' "
-        f"means follow after: {'; '.join(lines)}. Surely behind they are up to "
+        f"means follow after: {'; '.join(lines)}. Each is surely behind for only "
         f"{min(sure):.1f} to {max(sure):.1f} times as long."
     )
 

@@ -81,7 +81,8 @@ def test_the_same_people_for_every_method_and_others_for_the_search():
     people = {name: [run.person for run in runs if run.method == name] for name in METHODS}
     assert people == {name: list(range(16)) for name in METHODS}
     assert {run.split for run in runs} == {"held-out"}
-    assert {run.split for run in runs_of(kind="search")} == {"validation"}
+    for kind in ("search", "quick"):
+        assert {run.split for run in runs_of(kind=kind)} == {"validation"}
     assert runs_of(methods=("E4T",))[0].stops == (0, 5, 10, 15)
     assert runs_of(kind="quick", methods=("E4T",))[0].stops == (10,)
 

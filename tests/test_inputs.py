@@ -12,9 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import datasets
+import diffusers.utils
 import numpy as np
 import pytest
 import torch
+import transformers.utils
 from accelerate import Accelerator
 from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler, UNet2DConditionModel
 from hypothesis import given
@@ -30,7 +32,7 @@ from e4t_minimal.evaluation.alternatives import ResNetEncoderConfig
 from e4t_minimal.evaluation.scores import People
 from e4t_minimal.helpers import checks
 from e4t_minimal.helpers.pictures import as_mask, square, standardize, transparency
-from e4t_minimal.helpers.runtime import generator
+from e4t_minimal.helpers.runtime import generator, quiet
 from e4t_minimal.model import E4T, Batch
 from e4t_minimal.placeholder import Placeholder
 from e4t_minimal.regularizers import TERMS
@@ -159,6 +161,27 @@ def test_options_say_what_fits(call, says):
         call()
 
 
+def test_the_largest_seed_is_one_for_the_pictures_of_the_class_too(model, data):
+    schedule = PERSONALIZATION.replace(steps=1, batch=2, weights={}, seed=checks.SEED)
+    groups = parameter_groups(model, schedule)
+    assert len(list(fit(model, data, schedule, groups, prior=data))) == 1
+
+
+@pytest.mark.parametrize("showing", [True, False])
+def test_bars_are_afterwards_as_they_were(showing):
+    libraries = (transformers.utils.logging, diffusers.utils.logging)
+    before = [library.is_progress_bar_enabled() for library in libraries]
+    try:
+        for library in libraries:
+            library.enable_progress_bar() if showing else library.disable_progress_bar()
+        with quiet():
+            assert not any(library.is_progress_bar_enabled() for library in libraries)
+        assert all(library.is_progress_bar_enabled() == showing for library in libraries)
+    finally:
+        for library, shown in zip(libraries, before, strict=True):
+            library.enable_progress_bar() if shown else library.disable_progress_bar()
+
+
 def test_what_is_usual_is_kept():
     seed = 156680208700286  # what other tools give
     assert generator(seed, 5).initial_seed() == (seed * 1_000_003 + 5) % 2**64
@@ -193,7 +216,10 @@ def attempt_to_draw(expression):
         ({"guidance": math.inf}, "guidance is inf"),
         ({"guidance": -2.0}, "guidance is -2.0"),
         ({"seed": -1}, "seed is -1"),
-        ({"seed": 2**64}, "seed is 18446744073709551616; give a whole number of at least 0"),
+        (
+            {"seed": 2**64},
+            "seed is 18446744073709551616; give a whole number of at least 0, at most 9e",
+        ),
         ({"seed": 0.5}, "seed is 0.5"),
         ({"prompts": []}, "no prompt; give at least one"),
         ({"prompts": [7]}, "7 is no prompt"),
@@ -320,6 +346,7 @@ def test_terms_of_whole_batches_say_so_themselves(micro, processes):
     with pytest.raises(ValueError, match="'mine' compares all pictures of a batch"):
         checks.whole_batch(terms, schedule, processes)
     checks.whole_batch(terms, schedule.replace(micro=4))
+    checks.whole_batch(terms, schedule.replace(weights={"mine": 0.0}), processes)
     checks.whole_batch(terms, schedule.replace(weights={"l2": 1.0}), processes)
 
 

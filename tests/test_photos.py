@@ -158,6 +158,18 @@ def test_a_mask_and_a_box_keep_what_lies_around_the_subject(lying, mask):
     assert close(picture.convert("RGB").getpixel((5, 5)), RED)
 
 
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif"])
+def test_a_mask_that_lies_on_its_side_is_turned_too(lying, tmp_path, kind):
+    mask, exif = Image.new("L", (200, 100)), Image.Exif()
+    mask.paste(255, (0, 0, 50, 100))  # its left is the top, once it stands upright
+    exif[0x0112] = 6
+    # PIL 13.0 itself garbles a TIFF that lies on its side and is not compressed
+    packed = {"compression": "tiff_lzw"} if kind == "tif" else {}
+    mask.save(tmp_path / f"mask.{kind}", exif=exif, **packed)
+    picture, _ = open_photo(lying, (0, 0, 100, 100), mask=tmp_path / f"mask.{kind}")
+    assert transparency(picture).point(lambda grey: 255 * (grey > 127)).getbbox() == (0, 0, 100, 50)
+
+
 def test_what_a_mask_uncovers_is_white_where_the_photo_is_transparent(tmp_path):
     photo = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
     photo.paste((200, 0, 0, 255), (10, 10, 30, 30))

@@ -57,7 +57,8 @@ def test_search_takes_the_highest_identity_that_keeps_the_prompt():
     found = summarise_search(records)["LoRA"]
     assert found["best"] == 1.0
     assert found["learns"] == METHODS["LoRA"].learns
-    assert found["factor"][3.0] == {"identity": 0.8, "prompt": 0.84}
+    means = {"identity": 0.8, "prompt": 0.84, "diversity": 0.2}
+    assert found["factor"][3.0] == means | {"each": [0.8, 0.8]}
     assert set(found["factor"]) == {0.3, 1.0, 3.0}
 
 

@@ -207,3 +207,18 @@ def test_other_code_draws_another_dataset(name, tmp_path, monkeypatch):
     with (folder / name).open("a") as file:
         file.write("\n")
     assert cache_file() != now
+
+
+def test_other_versions_of_what_draws_draw_another_dataset(monkeypatch):
+    def cache_file():
+        return as_dataset("robot", "held-out", 1, seed=13).cache_files[0]["filename"]
+
+    now = cache_file()
+    monkeypatch.setattr("e4t_minimal.world.dataset.version", lambda package: f"{package} 99")
+    assert cache_file() != now
+
+
+def test_processes_draw_the_same_dataset():
+    options = {"pictures": 4, "seed": 14}
+    two, one = as_dataset("robot", num_proc=2, **options), as_dataset("robot", **options)
+    assert two["caption"] == one["caption"]

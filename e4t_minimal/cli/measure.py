@@ -125,7 +125,7 @@ class ComparisonOptions:
             kind = "search"
         return Comparison(
             domain=self.domain,
-            identities=self.identities or (SEARCHED if self.search else 16),
+            identities=self.identities or (SEARCHED if self.search else Comparison.identities),
             kind=kind,
             methods=tuple(register(name) if ":" in name else name for name in self.method or ()),
             batch=self.batch,

@@ -84,7 +84,7 @@ def _reaches(found: dict, goal: dict) -> dict | str:
 
 
 def summarise_search(records: list[dict]) -> dict[str, dict]:
-    """{method: {"people", "steps", "factor": {factor: identity and prompt}, "best", "learns"}}.
+    """{method: {"people", "steps", "factor": {factor: scores}, "best", "learns"}}.
 
     Best is the highest identity among those that keep the prompt score within 0.05 of the method's
     highest; learns are the rates that it gives.
@@ -112,14 +112,14 @@ def _tried(records: list[dict], factor: float) -> list[dict]:
     return [record for record in records if record["factor"] == factor]
 
 
-def _means(records: list[dict], factor: float) -> dict[str, float]:
-    """Identity and prompt with one factor, over people."""
-    found = _tried(records, factor)
-    means = {}
-    for name in ("identity", "prompt"):
+def _means(records: list[dict], factor: float) -> dict[str, Any]:
+    """Means over people with one factor, and "each": every person's identity."""
+    found = sorted(_tried(records, factor), key=_person)
+    means: dict[str, Any] = {}
+    for name in ("identity", "prompt", "diversity"):
         mean = np.mean([record[name] for record in found])
         means[name] = round(float(mean), 4)
-    return means
+    return means | {"each": [record["identity"] for record in found]}
 
 
 class Measured(BaseModel):

@@ -29,7 +29,9 @@ def whole(low: int, high: float, **values: int):
 
 
 def _range(low: float, high: float) -> str:
-    return f"from {low:g} to {high:g}" if high <= 1e6 else f"of at least {low:g}, below {high:.0e}"
+    return (
+        f"from {low:g} to {high:g}" if high <= 1e6 else f"of at least {low:g}, at most {high:.0e}"
+    )
 
 
 def seed(value: int):

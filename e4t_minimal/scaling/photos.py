@@ -18,7 +18,7 @@ LARGE = 2048  # pixels, of a side: above, the picture is made smaller at once, t
 READABLE = "PNG, JPEG or WebP"
 # what PIL raises for a file that is no picture, or none that can be opened; a RuntimeError is
 # pathlib's, of links that lead in a circle
-UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError)
+UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
 # what the file of an iPhone begins with, whatever it is called
 HEIC = re.compile(rb"....ftyp(heic|heix|hevc|heim|heis|mif1|msf1)", re.DOTALL)
 
@@ -84,10 +84,9 @@ def _read_upright(
 def _read_mask(path: str | Path, name: str | Path, full_size: Size) -> Image.Image:
     """ "L", of the upright photo's size."""
     with reading(path, path) as file:
-        file.load()
-        given = file.copy()
-    try:
-        mask = as_mask(given)
+        upright, _ = standardize(file)
+    try:  # what `as_mask` refuses can be read: it is said in its own words
+        mask = as_mask(upright)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if mask.size != full_size:
@@ -150,7 +149,7 @@ def reading(path: str | Path | BinaryIO, name: str | Path) -> Iterator[Image.Ima
         raise ValueError(
             f"There is no picture at {name}. Give the path of a {READABLE} file."
         ) from None
-    except (*UNREADABLE, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         if _is_heic(path):
             raise ValueError(
                 f"{name} is a HEIC photo, which needs pillow-heif: `pip install pillow-heif`, or "
