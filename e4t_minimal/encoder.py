@@ -33,8 +33,8 @@ class Encoder(nn.Module):
     """E(image, z_t, t), from the vision tower's [CLS] tokens and the U-Net's pooled features.
 
     CLIP side as in the paper: one linear layer per level, average over the levels, LeakyReLU.
-    Our choices: each level is normalised first; the two sides are joined next to each other,
-    through two more layers; and the last layer starts at zero, so that S* starts as the class word.
+    Our choices: each level is normalised first; the U-Net's side; the slope 0.2; both sides are
+    joined through two more layers, of which the last starts at zero: S* starts as the class word.
     """
 
     sees_noise = True  # it wants the U-Net's features of z_t

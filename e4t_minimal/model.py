@@ -210,11 +210,11 @@ class E4T:
         picture = self.picture
         if picture is not None:  # what the model sees of it, not a whole photo
             picture = square(picture, self.base.resolution, keep_transparency=True)
-        write_model(folder, StoredModel(config | card, encoder, offsets, picture))
+        write_model(folder, StoredModel(config, encoder, offsets, picture), **card)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, base: Base) -> "E4T":
-        """Read what `save_pretrained` wrote; ValueError if it is damaged or another base's."""
+        """Read what `save_pretrained` wrote; ValueError if damaged, or not as wide as the base."""
         stored = read_model(folder)
         config = stored.config
         try:

@@ -19,8 +19,8 @@ class WeightOffset(nn.Module):
     A learned constant -> a column x (n) and a row y (m) -> x y^T -> one linear layer over every
     column, one over every row -> Delta (n, m).
 
-    The row-wise linear starts at zero, so Delta does too. That is our choice: at the default start
-    the model draws otherwise before the first step. Gradients reach the linear even so.
+    Our choices: 16 constants; and the row-wise linear starts at zero, so Delta does too (at the
+    default start the model draws otherwise before the first step). Gradients reach it even so.
     """
 
     def __init__(self, n: int, m: int, constant: int = 16):
@@ -69,7 +69,7 @@ class FoldedOffset(WeightOffset):
     def __init__(self, left: torch.Tensor, right: torch.Tensor):
         nn.Module.__init__(self)  # not the parent's: no network here
         if left.dim() != 2 or left.shape[1:] != right.shape[1:]:
-            raise ValueError(f"{tuple(left.shape)} and {tuple(right.shape)} make no Delta")
+            raise ValueError(f"{tuple(left.shape)}, {tuple(right.shape)}: give (n, r) and (m, r)")
         balance = _balance(left, right)
         self.left = nn.Parameter(left * balance)
         self.right = nn.Parameter(right / balance)

@@ -11,7 +11,7 @@ import torch
 
 
 def embedding_l2(offset: torch.Tensor) -> torch.Tensor:
-    """The paper's regularizer: squared length of s * E (B, D), averaged over the batch -> scalar.
+    """E4T's L2, as re-implementations have it: squared length of s E (B, D), mean over B -> scalar.
 
     That it is on the offset is our choice: on v* whole it would pull S* to zero and away from its
     class word. Re-implementations differ here, and what the paper means is not known to us.

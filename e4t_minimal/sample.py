@@ -34,7 +34,7 @@ class SampleStep:
 
 def start_noise(base: Base, count: int, seed: int) -> torch.Tensor:
     """(count, C, h, w): picture i starts from seed + i, so it does not depend on the others."""
-    checks.seed(seed)
+    seed = checks.seed(seed)
     size = base.unet.config.sample_size
     shape = (1, base.unet.config.in_channels, size, size)
     generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
@@ -58,13 +58,13 @@ def sample_steps(
     encoder's U-Net features are those of guidance's own unconditional pass, so a step costs two
     U-Net passes, as in plain Stable Diffusion.
     steps: the toy's judge sees no difference to 20 (docs/training-log.md); real bases want 20-50.
-    scheduler: any of diffusers' (default: the base's, DDIM), of which a copy is used.
+    scheduler: one of diffusers', made `from_config(base.scheduler.config)`; a copy of it is used.
     """
     e4t = model if isinstance(model, E4T) else None
     base = e4t.base if e4t else model
     prompts = checks.texts(prompts)
     checks.number(0, 100, guidance=guidance)
-    scheduler = set_scheduler(scheduler or base.scheduler, steps, base.device)
+    scheduler = set_scheduler(base, scheduler or base.scheduler, steps)
     embedding = offset = None
     with ONE_AT_A_TIME:
         ids = _tokenize(model, prompts)  # (1 + B, T)

@@ -1,8 +1,8 @@
 """The two phases: one loop. Phase 2 has one picture and folded offsets. It learns at high noise
 only, inside a mask, and holds what lies outside: see `PERSONALIZATION`.
 
-Every training is a generator that yields a `Step` after each optimizer step, so that the reader
-decides what to print, draw or stop. More of what happens inside is shown by `inspection.trace`.
+Every training is a generator: nothing happens until you loop over it (`for step in pretrain(...)`).
+It yields a `Step` after each optimizer step, so that you decide what to print, draw or stop.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,6 +43,7 @@ class Schedule:
         checks.whole(1, 2**16, batch=self.batch, micro=micro)
         checks.number(0, 1, lr=self.lr, offsets_lr=self.offsets_lr)
         checks.number(0, 1e6, **self.weights)
+        object.__setattr__(self, "weights", dict(self.weights))  # shared with no other schedule
         checks.whole(0, 999, t_min=self.t_min, backgrounds=self.backgrounds)
         checks.seed(self.seed)
 
@@ -54,8 +55,8 @@ class Schedule:
 # more). What the toy is trained with stands in `training.e4t`.
 PRETRAINING = Schedule(steps=1000, batch=16, lr=1.6e-5, offsets_lr=1.6e-5, weights={"l2": 0.01})
 
-# Phase 2. Our choices: high noise only (at less, the picture itself shows who it is); and the term
-# "outside", which holds what the mask leaves out, and for which there are other backgrounds.
+# Phase 2. Our choices: rates found on the toy; high noise only (at less, the picture itself shows
+# who it is); and the term "outside", which holds what the mask leaves out, with its backgrounds.
 PERSONALIZATION = Schedule(
     steps=15,
     batch=16,
@@ -252,9 +253,8 @@ def prepare(
 ) -> Batch:
     """Everything about pictures that does not change during training, computed once.
 
-    required: every prompt must mention S*. at_once: how many pictures go through autoencoder and
-    vision tower together, to save memory. ValueError if there are not as many prompts and masks as
-    pictures, or if a mask shows nothing of its picture.
+    required: every prompt must mention S*. at_once: pictures that go through the networks together.
+    ValueError if there are not as many of each, or if a mask shows nothing of its picture.
     """
     prompts = checks.texts(prompts)
     checks.as_many(pictures=images, prompts=prompts, masks=masks)

@@ -36,6 +36,9 @@ READ_ME = """The notebooks of e4t-minimal, without solutions.
 
 Install the package as your teacher says, unpack this folder anywhere, and start
 Jupyter in it. Begin with 00. Every check says "right" when you are done.
+
+From e4t-minimal by the e4t-minimal authors: text CC BY 4.0, code MIT. The avatars:
+Pablo Stanley (faces, robots), DiceBear (critters, CC0).
 """
 
 

@@ -90,6 +90,19 @@ def test_half_of_a_batch_is_the_prior(base, faces, prior, monkeypatch):
     assert counts == [4, 2, 2]
 
 
+def test_what_a_method_needs_is_asked_for(base, faces):
+    with (
+        pytest.raises(ValueError, match="give their `folder`"),
+        model_for(METHODS["E4T"], base, "face"),
+    ):
+        pass
+    method = METHODS["DreamBooth"]
+    with model_for(method, base, "face") as model:
+        assert not any(p.requires_grad for p in model.encoder.parameters())  # its word is fixed
+        with pytest.raises(ValueError, match="give them as `prior`"):
+            next(personalize_with(method, model, faces[0][0]))
+
+
 def test_the_base_is_as_it_was_after_an_error(base, tiny_domain):
     plain, parts = forward(base), [name for name, _ in base.unet.named_modules()]
     for method in METHODS.values():

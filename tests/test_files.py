@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -362,8 +363,18 @@ def test_what_cannot_be_stored_is_not_written(tmp_path):
                 write_model(tmp_path / "new", wrong)
     with pytest.raises(ValueError):
         write_model(tmp_path / "new", stored(2, note=math.nan))
+    with pytest.raises(ValueError, match="resolution"):  # of the card, not read again
+        write_model(tmp_path / "one", stored(2, resolution="x"))
+    with pytest.raises(ValueError, match="'class_word' is the model's own entry"):
+        write_model(tmp_path / "one", stored(2), class_word="robot")
     assert value_of(read_model(tmp_path / "one")) == 1
     assert os.listdir(tmp_path) == ["one"]
+
+
+def test_a_card_may_say_more(tmp_path):
+    write_model(tmp_path / "one", stored(1), seed=np.int64(3), note="hers")
+    config = read_model(tmp_path / "one").config
+    assert (config["seed"], config["note"]) == (3, "hers")
 
 
 def killed_at(point, function):

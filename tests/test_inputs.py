@@ -18,7 +18,13 @@ import pytest
 import torch
 import transformers.utils
 from accelerate import Accelerator
-from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler, UNet2DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UNet2DConditionModel,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
@@ -188,6 +194,8 @@ def test_what_is_usual_is_kept():
     assert generator(3, 4).initial_seed() == 3 * 1_000_003 + 4
     assert PERSONALIZATION.replace(seed=seed, lr=0, steps=0).seed == seed
     assert PERSONALIZATION.replace(seed=np.int64(7), lr=np.float32(0.5)).lr == 0.5
+    assert generator(np.int64(seed), 5).initial_seed() == generator(seed, 5).initial_seed()
+    assert identity("face", "held-out", np.int64(3)) == identity("face", "held-out", 3)
     for background in BACKGROUNDS:
         for style in STYLES:
             assert Scene(background, style).style == style
@@ -578,9 +586,37 @@ LONG = "a photo of a face on the beach " * 8
         ("S* <|endoftext|> on the beach", r"no token for '<\|endoftext\|>'"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:The base reads 38 tokens")
 def test_prompts_that_would_not_be_read(e4t, prompt, says):
-    with pytest.raises(ValueError, match=says), warnings.catch_warnings(action="ignore"):
+    with pytest.raises(ValueError, match=says):
         sample(e4t, prompt, steps=1)
+
+
+def test_seeds_of_numpy_draw_what_python_s_draw(small):
+    assert torch.equal(start_noise(small, 2, np.int64(3)), start_noise(small, 2, 3))
+
+
+def test_schedules_share_no_weights():
+    schedule = PERSONALIZATION.replace(steps=1)
+    schedule.weights["l2"] = 99.0
+    assert PERSONALIZATION.weights["l2"] == 0.1
+
+
+def test_a_base_is_not_saved_with_offsets_on_it(tmp_path):
+    base = tiny_base()
+    model = tiny_e4t(base)
+    with pytest.raises(ValueError, match="offsets hang on this base"):
+        save_base(base, tmp_path / "base")
+    assert not (tmp_path / "base").exists()
+    model.detach()
+    save_base(base, tmp_path / "base")
+    assert load_base(tmp_path / "base").resolution == base.resolution
+
+
+@pytest.mark.parametrize("scheduler", [EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler])
+def test_schedulers_for_another_kind_of_answer(small, scheduler):
+    with pytest.raises(ValueError, match="does not fit the base, which says 'v_prediction'"):
+        sample(small, "a face", steps=1, scheduler=scheduler())
 
 
 @pytest.mark.parametrize("prompt", ["S*", "S*, smiling", "a photo of S*.", "S*'s face", "S*-S*!"])

@@ -52,7 +52,8 @@ def programs(wheel, tmp_path_factory):
     """The folder of programs of a fresh environment, which borrows this one's libraries."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=os.name != "nt")
-    paths = sysconfig.get_paths("venv", {"base": folder, "platbase": folder})
+    scheme = "nt" if os.name == "nt" else "posix_prefix"  # "venv" is not there in Python 3.10
+    paths = sysconfig.get_paths(scheme, {"base": folder, "platbase": folder})
     site = Path(paths["purelib"])
     # a folder named in a .pth file lends its packages, but not what its own .pth files add
     (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"])

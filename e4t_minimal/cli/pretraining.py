@@ -162,7 +162,7 @@ def pretrain(
 
     Or on many: accelerate launch -m e4t_minimal pretrain SOURCE ...
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, AutocastKwargs
 
     from ..scaling.distributed import Run, pretrain_on
     from ..scaling.folders import Pictures
@@ -175,7 +175,9 @@ def pretrain(
     memory = _as_started(context, started, memory)
     data = _as_started(context, started, data)
 
-    accelerator = Accelerator(cpu=run.cpu)
+    # without the cache, for the reason that `training.hardware.autocast` gives
+    uncached = AutocastKwargs(cache_enabled=False)
+    accelerator = Accelerator(cpu=run.cpu, kwargs_handlers=[uncached])
     start = replace(start, dtype=_dtype(start.dtype, accelerator))
     pictures = Pictures(
         source,

@@ -102,11 +102,14 @@ def model_for(
     folder: the E4T of a pretrained method. seed: of LoRA's starting matrices.
     """
     if method.pretrained:
+        if folder is None:
+            raise ValueError("This method starts from pretrained weights: give their `folder`.")
         model = E4T.from_pretrained(folder, base)
     else:
         model = E4T(base, class_word, encoder=FixedEmbedding.for_base(base), offsets={})
     try:
         model.fold()
+        model.encoder.requires_grad_("encoder" in method.learns)  # no gradient for nothing
         if method.subject != "S*":
             _start_at_rare_word(model)
         with _whole_unet(base, method), _lora(base, method, seed):
@@ -205,6 +208,11 @@ def personalize_with(
     data = prepare_concept(model, image, mask, prompt, schedule.backgrounds)
     beside = None
     if method.prior:
+        if not prior:
+            raise ValueError(
+                "This method learns pictures of the class beside: give them as `prior`, such as "
+                "`class_pictures(base, class_word)`."
+            )
         prompts = [f"a photo of a {class_word}"] * len(prior)
         beside = prepare(model, prior, prompts, required=False)
         schedule = schedule.replace(batch=schedule.batch // 2)

@@ -7,8 +7,11 @@ import math
 import warnings
 from collections.abc import Collection, Sized
 from numbers import Integral, Real
+from operator import index
 
-SEED = 2**63 - 1  # the largest: what torch, numpy and JSON all take
+# The largest: what torch, numpy and JSON all take. Of it, torch's generator on the CPU looks at the
+# lowest 32 bits only: 5 and 5 + 2**32 draw the same.
+SEED = 2**63 - 1
 MANY = 10**9  # more steps than anyone has time for
 
 
@@ -34,8 +37,10 @@ def _range(low: float, high: float) -> str:
     )
 
 
-def seed(value: int):
+def seed(value: int) -> int:
+    """The seed as Python's own int: a library's may overflow, or be refused by others."""
     whole(0, SEED, seed=value)
+    return index(value)
 
 
 def choice(what: str, value: str, known: Collection[str]):

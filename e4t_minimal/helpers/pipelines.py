@@ -83,12 +83,23 @@ def _ddim(scheduler):
     return DDIMScheduler.from_config(scheduler.config, clip_sample=False)
 
 
-def set_scheduler(scheduler, steps: int, device: torch.device):
-    """A copy, so that two drawings at once do not share it, set to so many steps."""
+def set_scheduler(base, scheduler, steps: int):
+    """A copy, so that two drawings at once do not share it, set to so many steps.
+
+    ValueError for one that takes the U-Net's answer for something else than it is.
+    """
+    answer = base.scheduler.config.prediction_type
+    of_its_kind = hasattr(scheduler, "init_noise_sigma") and hasattr(scheduler, "scale_model_input")
+    if not of_its_kind or scheduler.config.get("prediction_type") != answer:
+        name = type(scheduler).__name__
+        raise ValueError(
+            f"This {name} does not fit the base, which says {answer!r}. Make one of diffusers' for "
+            f"Stable Diffusion with `from_config(base.scheduler.config)`."
+        )
     scheduler = deepcopy(scheduler)
     last = scheduler.config.num_train_timesteps - scheduler.config.get("steps_offset", 0)
     whole(1, last, steps=steps)
-    scheduler.set_timesteps(steps, device=device)
+    scheduler.set_timesteps(steps, device=base.device)
     return scheduler
 
 

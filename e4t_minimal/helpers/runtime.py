@@ -14,8 +14,8 @@ def generator(seed: int, step: int) -> torch.Generator:
     Every step has a generator of its own: a run that goes on after a stop sees the numbers that
     one without a stop sees.
     """
-    # of 64 bits, whatever the seed
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**64)
+    # torch takes 64 bits, and int() numpy's integers, which would overflow
+    return torch.Generator().manual_seed((int(seed) * 1_000_003 + step) % 2**64)
 
 
 def check_device(device: str):

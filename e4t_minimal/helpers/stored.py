@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 
 import torch
@@ -45,12 +46,17 @@ class StoredModel:
     picture: Image.Image | None = None  # picture.png, of a concept
 
 
-def write_model(folder: str | Path, stored: StoredModel):
+def write_model(folder: str | Path, stored: StoredModel, **card):
     """Write an E4T folder; ValueError, with nothing written, if something else lies there.
 
-    A whole new version comes into the folder, and counts from one renaming on. What else lies in
-    the folder stays.
+    card: more entries for e4t.json, of names that are not the model's own. A whole new version
+    comes into the folder, and counts from one renaming on. What else lies in the folder stays.
     """
+    for name in card:
+        if name in Card.model_fields:
+            raise ValueError(
+                f"{name!r} is the model's own entry in e4t.json: name yours otherwise."
+            )
     folder = check_target(folder)
     with locked(folder), existing(folder):
         _settle(folder)
@@ -62,8 +68,10 @@ def write_model(folder: str | Path, stored: StoredModel):
             if stored.picture is not None:
                 stored.picture.save(new / "picture.png")
             hashes = {file.name: checksum(file) for file in sorted(new.iterdir())}
-            config = stored.config | {"base": _absolute(stored.config["base"]), "files": hashes}
-            (new / "e4t.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
+            own = stored.config | {"base": _absolute(stored.config["base"]), "files": hashes}
+            text = json.dumps(own | card, indent=2, allow_nan=False, default=index)
+            Card.model_validate_json(text)  # what cannot be read again is not put into place
+            (new / "e4t.json").write_text(text + "\n")
             follow_umask(new)
             new.rename(folder / NEW)
         _settle(folder)

@@ -39,17 +39,17 @@ class ObservedAttention:
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """hidden_states (B, N, D), encoder_hidden_states (B, T, D of the text) -> (B, N, D)."""
+        """hidden_states (B, N, C), encoder_hidden_states (B, T, D) -> (B, N, C)."""
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        q = self.show("to_q", attn.to_q(hidden_states))  # (B, N, D)
-        k = self.show("to_k", attn.to_k(context))  # (B, N or T, D)
+        q = self.show("to_q", attn.to_q(hidden_states))  # (B, N, C)
+        k = self.show("to_k", attn.to_k(context))  # (B, N or T, C)
         v = self.show("to_v", attn.to_v(context))
         if attention_mask is not None:
             mask = attn.prepare_attention_mask(attention_mask, context.shape[1], len(context))
             attention_mask = mask.unflatten(0, (-1, attn.heads))  # (B, heads, 1 or N, N or T)
         q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
         mixed = self._mix(q, k, v, attention_mask)  # (B, heads, N, d)
-        mixed = mixed.transpose(1, 2).flatten(2).to(q.dtype)  # (B, N, D)
+        mixed = mixed.transpose(1, 2).flatten(2).to(q.dtype)  # (B, N, C)
         projection, dropout = attn.to_out
         return dropout(projection(mixed))
 

@@ -22,6 +22,7 @@ With an `E4T` also:
 In a pattern, * stands for any text and ? for one character; a bracket is a bracket.
 """
 
+import re
 from fnmatch import fnmatchcase
 
 import torch
@@ -47,12 +48,14 @@ AXES = {
     "*.delta": "n m",
     "*.attn1*.map": "B heads N N",
     "*.map": "B heads N T",
-    "*.attn2*.to_[kv]": "B T D",
-    "*.attn*": "B N D",
+    "*.attn2*.to_[kv]": "B T C",
+    "*.attn*": "B N C",
     "unet.*": "B C h w",
     "latent*": "B C h w",
     "guidance.*": "B C h w",
     "text.*": "B T D",
+    "encoder.clip.*": "B width",
+    "encoder.features": "B width",
     "encoder.*": "B D",
     "placeholder.*": "B D",
     "*": "",
@@ -149,7 +152,7 @@ def check_patterns(model: E4T | Base, patterns: tuple[str, ...]):
     """ValueError for a pattern that fits none of the model's names."""
     known = names(model)
     for pattern in patterns:
-        of_a_step = pattern.startswith("latent[")
+        of_a_step = re.fullmatch(r"latent\[\d+\]", pattern)  # which there are, the drawing decides
         if not of_a_step and not any(matches(name, pattern) for name in known):
             examples = ", ".join((known[0], known[1], known[6]))
             raise ValueError(

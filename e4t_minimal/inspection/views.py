@@ -38,7 +38,7 @@ def plane(
     """Two dimensions of one kept tensor, of its first picture.
 
     A channel (B C h w), what a head's places give one token (B heads N T), one number of every
-    place (B N D), a prompt's tokens (B T D), a weight's change (n m), or a vector as one line.
+    place (B N C), a prompt's tokens (B T D), a weight's change (n m), or a vector as one line.
     latents: (h, w) of the latents (`Trace.latents`), which says how N places lie; None: a square.
     """
     if name.endswith(".delta"):
@@ -81,6 +81,7 @@ def plot_tensor(kept: Trace, name: str, call: int = 0, channel: int = 0, token: 
     numbers = kept[name][call].float().cpu()
     t, part = kept.calls[name][call]
     figure = plt.figure(figsize=(9.5, 2.7), dpi=80, layout="constrained")
+    figure.get_layout_engine().set(wspace=0.08)  # the labels of one beside those of the next
     left, middle, right = figure.subplots(1, 3)
     shown = plane(numbers, name, channel, token, kept.latents)
     aspect = "equal" if shown.shape[0] == shown.shape[1] else "auto"

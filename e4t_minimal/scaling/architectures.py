@@ -16,6 +16,7 @@ from ..helpers.checks import reason
 from ..helpers.pipelines import VISION
 from ..helpers.reading import read_json
 from ..helpers.runtime import quiet
+from ..offsets import attached_offsets
 
 CONFIGS = Path(__file__).parent / "configs"
 SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.json"))
@@ -190,5 +191,13 @@ def pipeline_of(base: Base):
 
 @quiet()
 def save_base(base: Base, folder: str | Path) -> None:
-    """Write a diffusers pipeline folder, as `load_base` and `StableDiffusionPipeline` read it."""
+    """Write a diffusers pipeline folder, as `load_base` and `StableDiffusionPipeline` read it.
+
+    ValueError while an E4T's offsets hang on the base: no reader would know their names.
+    """
+    if attached_offsets(base.unet):
+        raise ValueError(
+            "An E4T's offsets hang on this base. Take them off with the model's `detach()`, or "
+            "keep what they do with `remove_offsets(base.unet, merge=True)`; then save."
+        )
     pipeline_of(base).save_pretrained(folder)
