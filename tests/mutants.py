@@ -195,7 +195,7 @@ def broken(mutant: Mutant | None, folder: Path) -> Path:
 
     ValueError if the mutant no longer fits the code.
     """
-    unwanted = shutil.ignore_patterns(".ipynb_checkpoints")  # what is compiled comes along
+    unwanted = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
     for name in ("e4t_minimal", "tests", "notebooks"):
         shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
     for name in ("data_samples", "docs", "pyproject.toml"):
@@ -226,8 +226,7 @@ def passes(folder: Path, *arguments: str) -> bool:
 
 
 def passes_its_test(folder: Path, mutant: Mutant) -> bool:
-    without_jupyter = ("-p", "no:nbval")  # its import takes longer than many a test
-    return passes(folder, *without_jupyter, f"tests/{mutant.test}")
+    return passes(folder, f"tests/{mutant.test}")
 
 
 def passes_its_notebook(folder: Path, mutant: Mutant) -> bool:

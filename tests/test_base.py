@@ -124,7 +124,7 @@ def test_a_half_precision_base_learns_in_fp32(folder, dtype):
 def test_checkpointing_and_micro_batches_give_the_same_gradients(folder):
     base = load_base(folder)
     model = E4T(base, "face")
-    torch.nn.init.normal_(model.encoder.join[-1].weight)
+    torch.nn.init.normal_(model.encoder.join[-1].weight, std=0.1)  # a loss of about 1
     images = [Image.new("RGB", (64, 64), color) for color in ("pink", "blue", "green")]
     masks = [
         Image.new("L", (64, 64), 255),
@@ -138,7 +138,7 @@ def test_checkpointing_and_micro_batches_give_the_same_gradients(folder):
     base.unet.enable_gradient_checkpointing()
     checkpointed = gradients(model, data, micro=2)
     for loss_again, parts in (by_ones, checkpointed):
-        assert loss == pytest.approx(loss_again, rel=1e-6)
+        assert loss == pytest.approx(loss_again, abs=1e-6)
         assert (whole - parts).norm() < 1e-4 * whole.norm()
     model.detach()
 

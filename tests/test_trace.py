@@ -22,9 +22,10 @@ from diffusers.models.attention_processor import (
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
-from tiny import KINDS, left_behind, make_pipe, tiny_base
+from tiny import KINDS, left_behind, make_pipe
 
 from e4t_minimal import DATA
+from e4t_minimal.base import load_base
 from e4t_minimal.inspection.heat import heat_maps, tokens
 from e4t_minimal.inspection.names import attention_layers, names, side_of_places
 from e4t_minimal.inspection.trace import patch, trace
@@ -44,24 +45,14 @@ def pipe(request):
 
 
 @pytest.fixture(scope="module")
-def small():
-    return tiny_base()
-
-
-@pytest.fixture
-def model(small):
+def base(tiny_folder):
     """A small one: what is seen and changed does not depend on the size."""
-    torch.manual_seed(0)
-    model = E4T(small, "face")
-    yield model
-    model.detach()
+    return load_base(tiny_folder)
 
 
-@pytest.fixture
-def toy(base):
-    model = E4T(base, "face")
-    yield model
-    model.detach()
+@pytest.fixture(scope="module")
+def toy():
+    return load_base("toy")
 
 
 @pytest.fixture(params=["sd1", "e4t"])
@@ -148,10 +139,11 @@ def test_a_scheduler_with_a_step_of_its_own_gets_it_back(pipe):
 
 
 def test_toy_sampling_is_bit_equal(toy, faces):
-    disturb(toy.offsets)
-    plain = drawn(toy, faces[0][0])
-    with trace(toy) as t:
-        assert torch.equal(drawn(toy, faces[0][0]), plain)
+    model = E4T(toy, "face")
+    disturb(model.offsets)
+    plain = drawn(model, faces[0][0])
+    with trace(model) as t:
+        assert torch.equal(drawn(model, faces[0][0]), plain)
     assert {len(t[name]) for name in t.kept if ".map" in name} == {8}
     assert len(t["placeholder.embedding"]) == 4
     assert len(t["unet.mid.attn2.to_q.weight.delta"]) == 1  # it has not changed
@@ -159,7 +151,8 @@ def test_toy_sampling_is_bit_equal(toy, faces):
     for i in (751, 501, 251, 1):
         assert t.calls[f"latent[{i}]"] == [(i, None)]
     assert [part for _, part in t.calls["unet.mid"]] == ["uncond", "cond"] * 4
-    assert left_behind(toy) == 0
+    assert left_behind(model) == 0
+    model.detach()
 
 
 def test_training_is_bit_equal(model, data):
@@ -204,9 +197,9 @@ def test_deltas_are_kept_as_they_learn(model, faces):
 
 
 @pytest.mark.parametrize("changed", ["unet.mid", "encoder.offset", "text.hidden"])
-def test_a_patch_does_not_reach_what_the_model_said_before(small, faces, changed):
+def test_a_patch_does_not_reach_what_the_model_said_before(base, faces, changed):
     for change, moved in ((torch.clone, False), (torch.zeros_like, True)):
-        model = E4T(small, "face")
+        model = E4T(base, "face")
         with patch(model, changed, change):
             disturb(model.offsets)
             with torch.no_grad():
@@ -303,6 +296,12 @@ def test_unknown_names_are_refused(subject):
         with pytest.raises(ValueError, match=f"{re.escape(name)}.*names"), trace(subject, name):
             pass
     assert left_behind(subject) == 0
+
+
+def test_steps_have_patterns_too(model, faces):
+    with trace(model, "latent[5*]") as t:
+        drawn(model, faces[0][0])
+    assert set(t.kept) == {"latent[501]"}
 
 
 def test_a_loss_is_read_and_the_first_noise_of_a_pipeline_too(pipe, model):
@@ -515,8 +514,8 @@ def test_heat_maps_and_planes_have_the_shape_of_the_picture(pipe):
         heat_maps(t, 8, layer)
 
 
-def test_swap_s_on_the_way(base, faces):
-    model = E4T.from_pretrained(DATA / "e4t-face", base)
+def test_swap_s_on_the_way(toy, faces):
+    model = E4T.from_pretrained(DATA / "e4t-face", toy)
     ours, theirs = (
         [step.embedding for step in sample_steps(model, [PROMPT], faces[i][0], steps=4)]
         for i in (0, 1)
@@ -633,8 +632,8 @@ def test_table_and_file(pipe, tmp_path):
         t["unet.up.0"]
 
 
-def test_all_taps_of_a_run_cost_less_than_half_of_it(base, faces):
-    model = E4T.from_pretrained(DATA / "e4t-face", base)
+def test_all_taps_of_a_run_cost_less_than_half_of_it(toy, faces):
+    model = E4T.from_pretrained(DATA / "e4t-face", toy)
     prompts = [PROMPT] * 2
     with_taps, without = [], []
 

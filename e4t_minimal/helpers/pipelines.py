@@ -94,7 +94,7 @@ def set_scheduler(base, scheduler, steps: int):
         name = type(scheduler).__name__
         raise ValueError(
             f"This {name} does not fit the base, which says {answer!r}. Make one of diffusers' for "
-            f"Stable Diffusion with `from_config(base.scheduler.config)`."
+            "Stable Diffusion with `from_config(base.scheduler.config)`."
         )
     scheduler = deepcopy(scheduler)
     last = scheduler.config.num_train_timesteps - scheduler.config.get("steps_offset", 0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import index
 
 import torch
 
@@ -14,8 +15,8 @@ def generator(seed: int, step: int) -> torch.Generator:
     Every step has a generator of its own: a run that goes on after a stop sees the numbers that
     one without a stop sees.
     """
-    # torch takes 64 bits, and int() numpy's integers, which would overflow
-    return torch.Generator().manual_seed((int(seed) * 1_000_003 + step) % 2**64)
+    # torch takes 64 bits, and numpy's integers would overflow
+    return torch.Generator().manual_seed((index(seed) * 1_000_003 + step) % 2**64)
 
 
 def check_device(device: str):
