@@ -1,15 +1,17 @@
+"""Fixtures that many tests use.
+
+They load diffusers and transformers when they are first used: the process that hands out the tests
+reads this file too, and until it has, no test starts.
+"""
+
 import os
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
-from tiny import tiny_base, tiny_e4t
 
-from e4t_minimal.base import load_base
-from e4t_minimal.model import E4T
-from e4t_minimal.scaling.architectures import save_base
-from e4t_minimal.train import prepare
+import e4t_minimal as e4t
 from e4t_minimal.world import Scene, draw, identity
 
 # how much hypothesis tries: the same few in every `make test`, others and more in `make soak`
@@ -23,12 +25,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 @pytest.fixture(scope="session")
 def base():
-    return load_base("toy")
+    return e4t.load_base("toy")
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """A random base as a folder, for tests in which it does not matter what is drawn."""
+    from tiny import tiny_base
+
+    from e4t_minimal.scaling.architectures import save_base
+
     folder = tmp_path_factory.mktemp("tiny") / "base"
     save_base(tiny_base(), folder)
     return folder
@@ -37,8 +43,10 @@ def tiny_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_domain(tiny_folder):
     """An E4T folder on that base."""
+    from tiny import tiny_e4t
+
     folder = tiny_folder.parent / "domain"
-    model = tiny_e4t(load_base(tiny_folder))
+    model = tiny_e4t(e4t.load_base(tiny_folder))
     model.save_pretrained(folder)
     model.detach()
     return folder
@@ -47,7 +55,7 @@ def tiny_domain(tiny_folder):
 @pytest.fixture
 def model(base):
     torch.manual_seed(0)
-    model = E4T(base, "face")
+    model = e4t.E4T(base, "face")
     yield model
     model.detach()
 
@@ -60,6 +68,8 @@ def faces():
 
 @pytest.fixture
 def data(model, faces):
+    from e4t_minimal.train import prepare
+
     images = [image for image, _, _ in faces]
     return prepare(model, images, ["a photo of S* on a white background"] * 4)
 

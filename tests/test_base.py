@@ -117,7 +117,7 @@ def test_a_half_precision_base_learns_in_fp32(folder, dtype):
     assert all(p.dtype == torch.float32 for p in learned)
     assert any(not torch.equal(a, b) for a, b in zip(at_start, learned, strict=True))
     assert all(torch.isfinite(p).all() for p in learned)
-    assert sample(model, "a photo of S*", image, steps=2)[0].size == (64, 64)
+    assert sample(model, "a photo of S*", image, steps=1)[0].size == (64, 64)
     model.detach()
 
 

@@ -20,7 +20,7 @@ def runs_of(**options):
 
 def test_runs_go_on_where_they_stopped(tmp_path):
     path = tmp_path / "results" / "bench.jsonl"
-    run = Run("Textual Inversion", 0, (0, 1), batch=2, denoising=2)
+    run = Run("Textual Inversion", 0, (0, 1), batch=2, denoising=1)
     records = execute(path, [run])
     assert [record["steps"] for record in records] == [0, 1]
     assert records[1]["seconds"] > 0

@@ -176,14 +176,14 @@ def test_eight_prompts_of_three_kinds():
     assert all(prompt.template.count("{}") == 1 and prompt.wanted for prompt in PROMPTS)
 
 
+def drawn_in(steps):
+    """`sample_and_score` with so few denoising steps that tests need not wait."""
+    return lambda *args, **options: sample_and_score(*args, **options | {"steps": steps})
+
+
 @pytest.fixture
-def few_prompts(monkeypatch):
-    """Pictures in two denoising steps, so that tests need not wait."""
-
-    def quick(*args, **options):
-        return sample_and_score(*args, **options | {"steps": 2})
-
-    monkeypatch.setattr("e4t_minimal.evaluation.scores.sample_and_score", quick)
+def one_step(monkeypatch):
+    monkeypatch.setattr("e4t_minimal.evaluation.scores.sample_and_score", drawn_in(1))
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def tiny(tiny_folder):
     return load_base(tiny_folder)
 
 
-def test_small_evaluation(base, few_prompts):
+def test_small_evaluation(base, one_step):
     schedule = PERSONALIZATION.replace(batch=4)
     report = evaluate(base, DATA / "e4t-face", People(count=2), (0, 1), schedule)
     assert set(report["steps"]) == {"0", "1"}
@@ -210,14 +210,15 @@ def test_small_evaluation(base, few_prompts):
         assert 0 <= found["low"] <= found["mean"] <= found["high"] <= 1
 
 
-def test_people_whom_the_base_knows_by_name_are_drawn_as_themselves(base):
+def test_people_whom_the_base_knows_by_name_are_drawn_as_themselves(base, monkeypatch):
+    monkeypatch.setattr("e4t_minimal.evaluation.scores.sample_and_score", drawn_in(5))
     known = named_scores(base, People(count=2))
     assert known["identity"]["mean"] > 0.9
     assert 0 < known["diversity"]["mean"] < 0.307  # of the class word, which is eight people
 
 
 def test_a_known_floor_is_not_drawn_again_and_sampling_is_entered(
-    tiny, tiny_domain, few_prompts, monkeypatch
+    tiny, tiny_domain, one_step, monkeypatch
 ):
     people = People(count=2)
     floor = floor_scores(tiny, people)

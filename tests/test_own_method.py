@@ -193,7 +193,7 @@ def test_a_changed_file_is_another_method(tmp_path):
 def test_the_example_is_measured_by_a_process_of_its_own(tmp_path):
     name = own.register(f"{EXAMPLE}:EncoderAlone")
     method = METHODS[name]
-    run = Run(name, 0, (0, 1), batch=2, denoising=2, source=method.source, sha256=method.sha256)
+    run = Run(name, 0, (0, 1), batch=2, denoising=1, source=method.source, sha256=method.sha256)
     records = execute(tmp_path / "bench.jsonl", [run])
     assert [record["steps"] for record in records] == [0, 1]
     assert records[1]["seconds"] > 0
