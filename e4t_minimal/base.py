@@ -23,7 +23,7 @@ from .helpers.pipelines import PREDICTIONS, load_parts
 from .helpers.runtime import check_device, quiet
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Base:
     """The parts of a latent diffusion model, as diffusers and transformers built them."""
 
@@ -83,6 +83,7 @@ class Base:
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
         """Scaled latents (B, C, h, w) -> PIL pictures."""
         pixels = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        checks.can_be_seen(pixels)
         bytes_ = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte()
         return [Image.fromarray(array) for array in bytes_.permute(0, 2, 3, 1).cpu().numpy()]
 

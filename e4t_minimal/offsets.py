@@ -114,6 +114,7 @@ def new_offsets(unet, kind: str = "multiplicative") -> dict[str, nn.Module]:
         return {}
     checks.choice("kind of offsets", kind, ("none", *OFFSETS))
     projections = attention_projections(unet)
+    checks.hangable(projections)
     return {name: OFFSETS[kind](*linear.weight.shape) for name, linear in projections.items()}
 
 
@@ -173,7 +174,7 @@ def unfold(tensors: dict[str, torch.Tensor]) -> dict[str, nn.Module]:
     by_name: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, side = key.rpartition(".")
-        by_name.setdefault(name, {})[side] = tensor
+        by_name.setdefault(name, {})[side] = tensor.float()
     offsets = {}
     for name, sides in sorted(by_name.items()):
         kind = STORED.get(tuple(sorted(sides)))

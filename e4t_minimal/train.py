@@ -15,7 +15,7 @@ from PIL import Image
 
 from .base import Base
 from .helpers import checks
-from .helpers.optimizers import adamw
+from .helpers.optimizers import adamw, step_scaled
 from .helpers.pictures import as_mask, mask_of, on_backgrounds, standardize
 from .helpers.runtime import generator
 from .model import E4T, Batch
@@ -142,10 +142,9 @@ def fit(
         norm = torch.nn.utils.clip_grad_norm_(learned, 1.0)
         # in fp16, infinite gradients tell the scaler to leave the step out
         checks.still_finite(index, loss=losses["total"], gradients=0.0 if half else norm.item())
-        scaler.step(optimizer)
-        scaler.update()
+        step_scaled(scaler, optimizer, index)
         yield Step(index, losses)
-        if state:
+        if state:  # after the caller's line in a log, so that none is missing when it goes on
             state.save(optimizer, index + 1)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
 from PIL import Image
+from tiny import tiny_architecture
 from transformers import CLIPImageProcessorPil
 
 from e4t_minimal.base import load_base
@@ -119,6 +120,27 @@ def test_a_half_precision_base_learns_in_fp32(folder, dtype):
     assert all(torch.isfinite(p).all() for p in learned)
     assert sample(model, "a photo of S*", image, steps=1)[0].size == (64, 64)
     model.detach()
+
+
+def test_what_is_no_number_is_no_picture(folder):
+    base = load_base(folder)
+    size = base.unet.config.sample_size
+    with pytest.raises(ValueError, match="not finite .NaN or infinite.. In fp16"):
+        base.decode(torch.full((1, 4, size, size), torch.nan))
+
+
+def test_large_pictures_are_decoded_one_at_a_time(tmp_path, tiny_folder):
+    save_base(build(tiny_architecture(), resolution=256), tmp_path / "large")
+    assert load_base(tmp_path / "large").vae.use_slicing
+    assert not load_base(tiny_folder).vae.use_slicing
+
+
+def test_building_leaves_the_random_numbers_of_others_alone():
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    build(tiny_architecture(), resolution=32)
+    assert torch.equal(torch.rand(3), wanted)
 
 
 def test_checkpointing_and_micro_batches_give_the_same_gradients(folder):

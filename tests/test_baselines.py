@@ -90,6 +90,17 @@ def test_half_of_a_batch_is_the_prior(base, faces, prior, monkeypatch):
     assert counts == [4, 2, 2]
 
 
+def test_other_pictures_of_the_class_are_another_loss(base, faces, prior):
+    method = METHODS["DreamBooth"]
+    schedule = method.schedule.replace(steps=1, batch=4)
+    totals = []
+    for pictures in (prior, [picture for picture, _, _ in faces]):
+        with model_for(method, base, "face") as model:
+            (step,) = personalize_with(method, model, *faces[0][::2], pictures, schedule)
+        totals.append(step.losses["total"])
+    assert totals[0] != pytest.approx(totals[1], abs=1e-3)
+
+
 def test_what_a_method_needs_is_asked_for(base, faces):
     with (
         pytest.raises(ValueError, match="give their `folder`"),

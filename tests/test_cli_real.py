@@ -62,6 +62,13 @@ def test_a_first_run_may_be_asked_to_go_on(pretrain, tmp_path):
     assert "no state to go on from" in done.output
 
 
+def test_without_a_state_a_run_that_goes_on_does_not_take_the_toy(tmp_path):
+    out = tmp_path / "domain"
+    done = e4t("pretrain", FACES, "--cpu", "--out", out, "--steps", 1, "--resume")
+    assert done.exit_code == 2
+    assert "nothing says how the run was started: give --base" in done.output
+
+
 @pytest.fixture(scope="module")
 def stopped(pretrain, tmp_path_factory):
     """A run that was stopped after a step, started with nothing but options."""

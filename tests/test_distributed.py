@@ -17,9 +17,9 @@ from states import rewritten
 from e4t_minimal.base import load_base
 from e4t_minimal.model import E4T
 from e4t_minimal.scaling.checkpoint import load_state, read_facts, save_state
-from e4t_minimal.scaling.distributed import Run, pretrain_on
+from e4t_minimal.scaling.distributed import Learner, Run, pretrain_on
 from e4t_minimal.scaling.folders import Pictures, prompts_of
-from e4t_minimal.train import PRETRAINING, prepare
+from e4t_minimal.train import PRETRAINING, draw_batch, prepare
 from e4t_minimal.world import Scene, draw, identity
 
 # a wrong gradient moves a parameter by about the learning rate a step
@@ -108,6 +108,28 @@ def test_two_processes_give_the_parameters_of_one(base, folder, tmp_path):
     assert len(alone) == len(model.parameters())  # nothing that learns is left out
     assert max((both[name] - alone[name]).abs().max() for name in alone) < 1e-5
     assert (tmp_path / "two/model/e4t.json").exists()
+
+
+def test_autocast_lets_all_gradients_through(base, folder):
+    """Its cache, where it is on, holds copies of weights from where no gradients were wanted."""
+    model = new_model(base)
+    pictures = Pictures(folder, seed=SCHEDULE.seed)
+    data = prepare(model, pictures.take(2), ["a photo of S*"] * 2)
+    drawn = draw_batch(model, data, SCHEDULE.replace(batch=2), 0)
+    torch.nn.init.normal_(model.encoder.join[-1].weight, std=0.1)
+    learner, found = Learner(model, {"l2": 0.01}), {}
+    for half in (False, True):
+        model.encoder.zero_grad()
+        learner.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            losses = learner(*drawn)
+        losses["total"].backward()
+        found[half] = {name: p.grad.clone() for name, p in learner.named_parameters()}
+    model.detach()
+    for name, wanted in found[False].items():
+        got, wanted = found[True][name].flatten(), wanted.flatten()
+        if wanted.norm() > 1e-6:
+            assert torch.cosine_similarity(got, wanted, dim=0) > 0.9, name
 
 
 @pytest.mark.parametrize("part", ["encoder", "offsets"])

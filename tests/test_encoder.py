@@ -118,3 +118,25 @@ def test_an_encoder_for_another_unet_is_refused(base, tmp_path):
     assert again.encoder.config.blocks == 2
     assert again.encoder.config.s == 0.3
     again.detach()
+
+
+def test_levels_are_averaged(base):
+    torch.manual_seed(0)
+    encoder = Encoder.for_base(base)
+    torch.nn.init.normal_(encoder.join[-1].weight, std=0.1)
+    seen = torch.randn(2, encoder.config.unet_width)
+    image = torch.randn(2, encoder.config.vision_layers, encoder.config.vision_width)
+    levels = [level(image[:, i]) for i, level in enumerate(encoder.levels)]
+    sides = [encoder.act(sum(levels) / len(levels)), encoder.act(encoder.features(seen))]
+    wanted = encoder.config.s * encoder.join(torch.cat(sides, dim=1))
+    assert torch.allclose(encoder(image, seen), wanted, atol=1e-6)
+
+
+def test_features_are_averaged_over_space(model, data):
+    outputs = []
+    hook = model.base.unet.mid_block.register_forward_hook(lambda *call: outputs.append(call[2]))
+    features = model.unet_features(data.latents, torch.tensor([0, 300, 600, 999]))
+    hook.remove()
+    (deepest,) = outputs  # (B, C, h, w)
+    wanted = deepest.flatten(2).mean(-1)
+    assert torch.allclose(features[:, -deepest.shape[1] :], wanted, atol=1e-5)

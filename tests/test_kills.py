@@ -64,7 +64,7 @@ def assert_equal(one, other):
 
 
 def test_pretrain(tmp_path):
-    options = ["--cpu", "--batch", 2, "--steps", 12, "--save-every", 1]
+    options = ["--base", "toy", "--cpu", "--batch", 2, "--steps", 12, "--save-every", 1]
     command = ["e4t_minimal", "pretrain", DATA / "faces", *options, "--out"]
     seconds = run(*command, "whole", cwd=tmp_path)
     rng = random.Random(0)

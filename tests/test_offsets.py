@@ -1,7 +1,9 @@
 import pytest
 import torch
 from conftest import disturb
+from peft import LoraConfig
 
+from e4t_minimal.base import load_base
 from e4t_minimal.offsets import (
     FoldedOffset,
     WeightOffset,
@@ -143,3 +145,16 @@ def test_no_offsets_at_all(base):
 def test_an_unknown_kind_of_offset_is_named(base):
     with pytest.raises(ValueError, match="no kind of offsets 'quadratic'"):
         new_offsets(base.unet, "quadratic")
+
+
+def test_where_an_adapter_lies_around_attention_there_is_nothing_to_hang_on(tiny_folder):
+    base = load_base(tiny_folder)
+    base.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v"]))
+    with pytest.raises(ValueError, match="Merge or unload the adapter first"):
+        new_offsets(base.unet)
+
+
+def test_offsets_are_in_fp32_whatever_the_file_has(base):
+    tensors = tensors_of(fold(new_offsets(base.unet)))
+    offsets = unfold({name: tensor.half() for name, tensor in tensors.items()})
+    assert {p.dtype for offset in offsets.values() for p in offset.parameters()} == {torch.float32}

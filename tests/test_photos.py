@@ -189,3 +189,12 @@ def test_a_bad_mask_is_refused(lying, tmp_path):
         open_photo(lying, mask=tmp_path / "small.png")
     with pytest.raises(ValueError, match="no picture at .*nowhere.png"):
         open_photo(lying, mask=tmp_path / "nowhere.png")
+
+
+def test_a_subject_longer_than_the_picture_is_wide_loses_its_ends_and_that_is_said(tmp_path):
+    picture = Image.new("RGBA", (100, 300))
+    picture.paste("red", (10, 10, 90, 290))
+    picture.save(tmp_path / "tall.png")
+    square, notes = open_photo(tmp_path / "tall.png")
+    assert square.size == (100, 100)
+    assert any("whose ends are cut off: it is 80 x 280" in note for note in notes)

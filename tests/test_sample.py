@@ -4,9 +4,10 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 
 from e4t_minimal import DATA
+from e4t_minimal.base import load_base
 from e4t_minimal.encoder import collect_features
 from e4t_minimal.model import E4T
-from e4t_minimal.sample import sample, sample_steps, start_noise
+from e4t_minimal.sample import DRAWN_AT_ONCE, sample, sample_steps, start_noise
 
 PROMPTS = ["a photo of a smiling face with pale skin on the beach", "a pencil sketch of a robot"]
 
@@ -45,6 +46,14 @@ def test_a_picture_does_not_depend_on_its_batch(base):
     both = sample(base, PROMPTS, steps=4, seed=3)
     alone = sample(base, PROMPTS[1:], steps=4, seed=4)
     assert largest_difference(both[1], alone[0]) <= 1
+
+
+def test_beyond_those_drawn_at_once_every_picture_has_noise_of_its_own(tiny_folder):
+    base = load_base(tiny_folder)
+    pictures = sample(base, ["a photo of a face"] * (DRAWN_AT_ONCE + 1), steps=1, seed=3)
+    alone = sample(base, "a photo of a face", steps=1, seed=3 + DRAWN_AT_ONCE)
+    assert largest_difference(pictures[-1], alone[0]) <= 1
+    assert largest_difference(pictures[-1], pictures[0]) > 1
 
 
 def test_s_is_predicted_again_at_every_step(base, faces):

@@ -10,6 +10,7 @@ from e4t_minimal import DATA
 from e4t_minimal.base import load_base
 from e4t_minimal.evaluation import alternatives
 from e4t_minimal.evaluation.gap import conditioning_gap
+from e4t_minimal.helpers.optimizers import step_scaled
 from e4t_minimal.model import E4T
 from e4t_minimal.train import (
     PERSONALIZATION,
@@ -277,3 +278,32 @@ def test_what_does_not_exist_is_named(model, data, tmp_path):
         load_base("toy", device="gpu")
     with pytest.raises(ValueError, match="No Stable Diffusion"):
         load_base(str(tmp_path))
+
+
+def test_gradients_are_clipped_to_length_1(model, data, monkeypatch):
+    lengths = []
+
+    class Watching(torch.optim.SGD):
+        def step(self, closure=None):
+            gradients = [p.grad for group in self.param_groups for p in group["params"]]
+            lengths.append(torch.cat([g.flatten() for g in gradients if g is not None]).norm())
+            return super().step(closure)
+
+    monkeypatch.setattr("e4t_minimal.train.adamw", lambda groups, _: Watching(groups, lr=0.0))
+    loss = E4T.loss
+
+    def large(*args):
+        return {name: 1e6 * value for name, value in loss(*args).items()}
+
+    monkeypatch.setattr(E4T, "loss", large)
+    list(pretrain(model, data, PRETRAINING.replace(steps=1, batch=2)))
+    assert lengths == [pytest.approx(1.0, rel=1e-3)]
+
+
+def test_in_fp16_a_step_with_infinite_gradients_is_left_out_and_said():
+    p = torch.nn.Parameter(torch.ones(1))
+    optimizer, scaler = torch.optim.SGD([p], lr=1.0), torch.amp.GradScaler("cpu")
+    scaler.scale(p * torch.inf).sum().backward()
+    with pytest.warns(UserWarning, match="Step 7 was left out"):
+        step_scaled(scaler, optimizer, 7)
+    assert p == 1

@@ -8,7 +8,17 @@ import typer
 
 from .. import DATA
 from .loading import load_model, load_picture, local
-from .options import BaseOptions, MemoryOptions, Out, Prompts, Steps, command
+from .options import (
+    BaseOptions,
+    Denoising,
+    Guidance,
+    MemoryOptions,
+    Out,
+    Prompts,
+    ScheduleOptions,
+    Steps,
+    command,
+)
 from .writing import follow, write_pictures
 
 if TYPE_CHECKING:
@@ -61,37 +71,48 @@ class LearningOptions(MemoryOptions):
         return super().change(schedule).replace(steps=self.steps, seed=self.seed)
 
 
+@dataclass(frozen=True)
+class ResultOptions:
+    """What is written: the concept, and pictures of it."""
+
+    prompt: Prompts = ("a photo of S*",)
+    denoising: Denoising = 10
+    guidance: Guidance = 4.0
+    out: Out = Path("outputs/concept")
+
+
 @command
 def personalize(
     picture: Path,
     subject: SubjectOptions,
     domain: DomainOptions,
     learning: LearningOptions,
+    changes: ScheduleOptions,
     base: BaseOptions,
-    prompt: Prompts = ("a photo of S*",),
-    out: Out = Path("outputs/concept"),
+    result: ResultOptions,
 ):
     """Learn the concept of one PICTURE, save it as a folder, and draw it."""
     from ..helpers.stored import check_target
     from ..sample import sample
     from ..train import PERSONALIZATION, personalize
 
-    check_target(
-        out, picture=picture, mask=subject.mask, weights=domain.folder, base=local(base.base)
-    )
+    sources = {"picture": picture, "mask": subject.mask, "weights": domain.folder}
+    check_target(result.out, **sources, base=local(base.base))
     image = load_picture(picture, subject.box, subject.mask)
     mask = None
     if subject.mask:  # then the encoder sees what lies around the subject too, as in phase 1
         mask = image.getchannel("A")
         image = image.convert("RGB")
     model = load_model(domain.folder, base)
-    model.placeholder.tokenize(prompt)  # refuses what S* is missing in, before the training
+    model.placeholder.tokenize(result.prompt)  # refuses what S* is missing in, before the training
     if learning.checkpointing:
         model.base.unet.enable_gradient_checkpointing()
-    schedule = learning.change(PERSONALIZATION)
+    schedule = changes.change(learning.change(PERSONALIZATION))
     follow(personalize(model, image, schedule, mask), schedule.steps, "personalize")
-    model.save_pretrained(out, steps=schedule.steps, seed=schedule.seed)
-    write_pictures(out / "pictures", sample(model, prompt, seed=schedule.seed), prompt)
+    model.save_pretrained(result.out, steps=schedule.steps, seed=schedule.seed)
+    how = {"steps": result.denoising, "guidance": result.guidance, "seed": schedule.seed}
+    pictures = sample(model, result.prompt, **how)
+    write_pictures(result.out / "pictures", pictures, result.prompt)
 
 
 @command
@@ -102,8 +123,8 @@ def sample(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write (default: CONCEPT/pictures).")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 10,
-    guidance: float = 4.0,
+    steps: Denoising = 10,
+    guidance: Guidance = 4.0,
     seed: int = 0,
 ):
     """Draw a CONCEPT that `personalize` saved."""

@@ -22,6 +22,13 @@ Prompts = Annotated[
     list[str], typer.Option("--prompt", help="A prompt with S* in it; may be given several times.")
 ]
 Steps = Annotated[int, typer.Option(min=0, help="Steps of personalization.")]
+Denoising = Annotated[
+    int,
+    typer.Option(min=1, help="Denoising steps of a picture: real bases want 20 to 50."),
+]
+Guidance = Annotated[
+    float, typer.Option(help="How much more than nothing a prompt counts: real bases want 7.5.")
+]
 Out = Annotated[Path, typer.Option(help="Folder to write.")]
 Report = Annotated[Path | None, typer.Option("--json", help="Write the report here too.")]
 Resolution = Annotated[int | None, typer.Option(help="Pixels (default: the base's own).")]

@@ -162,7 +162,7 @@ def pretrain(
 
     Or on many: accelerate launch -m e4t_minimal pretrain SOURCE ...
     """
-    from accelerate import Accelerator, AutocastKwargs
+    from accelerate import Accelerator
 
     from ..scaling.distributed import Run, pretrain_on
     from ..scaling.folders import Pictures
@@ -170,14 +170,17 @@ def pretrain(
 
     run.check(pictures=source, weights=start.weights, base=local(start.base))
     started = Run(run.out, resume=run.resume).started_with()
+    if run.resume and not started and start.base is None and start.weights is None:
+        raise ValueError(
+            f"{run.out} holds no state yet, so nothing says how the run was started: give --base "
+            "(or --weights) and its other options again."
+        )
     start = _as_started(context, started, start)
     learning = _as_started(context, started, learning)
     memory = _as_started(context, started, memory)
     data = _as_started(context, started, data)
 
-    # without the cache, for the reason that `training.hardware.autocast` gives
-    uncached = AutocastKwargs(cache_enabled=False)
-    accelerator = Accelerator(cpu=run.cpu, kwargs_handlers=[uncached])
+    accelerator = Accelerator(cpu=run.cpu)
     start = replace(start, dtype=_dtype(start.dtype, accelerator))
     pictures = Pictures(
         source,

@@ -5,7 +5,7 @@ Every check raises ValueError with one sentence: what was given, and what to giv
 
 import math
 import warnings
-from collections.abc import Collection, Sized
+from collections.abc import Collection, Mapping, Sized
 from numbers import Integral, Real
 from operator import index
 
@@ -131,6 +131,33 @@ def still_finite(step: int, **numbers: float):
                 f"The training stopped at step {step}: {name} is {value}. What was learned before "
                 "is still there. Try smaller learning rates or weights, or a base in fp32."
             )
+
+
+def warn_of_overflow(step: int):
+    """In fp16: a step whose gradients were too large for it was left out, and the next goes on."""
+    warnings.warn(
+        f"Step {step} was left out: its gradients were too large for fp16. The loss is scaled by "
+        "less from now on; if that goes on, take a base in bf16 or fp32.",
+        stacklevel=3,
+    )
+
+
+def hangable(projections: Mapping):
+    """ValueError if there is nothing to hang offsets on."""
+    if not projections:
+        raise ValueError(
+            "This U-Net has no projections of its own to Q, K and V: it is none of Stable "
+            "Diffusion's, or an adapter (LoRA) lies around them. Merge or unload the adapter first."
+        )
+
+
+def can_be_seen(pixels):
+    """ValueError if there are pixels that are no numbers: as bytes they would be black."""
+    if not pixels.isfinite().all():
+        raise ValueError(
+            "The picture has pixels that are not finite (NaN or infinite). In fp16 mostly the "
+            "autoencoder's numbers grow too large: take a base in bf16 or fp32."
+        )
 
 
 def reason(error: Exception, limit: int = 160) -> str:

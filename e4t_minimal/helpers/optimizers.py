@@ -2,6 +2,8 @@
 
 import torch
 
+from .checks import warn_of_overflow
+
 
 def adamw(groups: list[dict], eight_bit: bool = False) -> torch.optim.Optimizer:
     """AdamW without weight decay; eight_bit: with its two averages in 8 bits (bitsandbytes)."""
@@ -15,3 +17,12 @@ def adamw(groups: list[dict], eight_bit: bool = False) -> torch.optim.Optimizer:
             "or do without."
         ) from None
     return AdamW8bit(groups, weight_decay=0.0)
+
+
+def step_scaled(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, index: int):
+    """Take step `index`; if its scaled gradients are infinite it is left out, with a warning."""
+    scale = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    if scaler.get_scale() < scale:
+        warn_of_overflow(index)

@@ -24,6 +24,7 @@ FITS = "What fits is a Stable Diffusion 1.x or 2.x for text to image, as diffuse
 SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".bin")
 CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")  # what a U-Net may have been trained to say
+SLICED = 32  # height and width of latents: pictures of 256 pixels
 LARGEST = 512  # height and width of latents: pictures of 4,096 pixels
 
 
@@ -64,6 +65,8 @@ def load_parts(path: str, vision: str | None, dtype: torch.dtype) -> dict:
             path, dtype=dtype, safety_checker=None, requires_safety_checker=False, **models
         )
     check_fit(path, pipe)
+    if pipe.unet.config.sample_size >= SLICED:
+        pipe.vae.enable_slicing()  # one picture at a time: the autoencoder takes most memory
     parts = {
         "tokenizer": pipe.tokenizer,
         "text_encoder": pipe.text_encoder,

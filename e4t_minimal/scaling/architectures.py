@@ -121,8 +121,8 @@ def build(
         name, parts = architecture, read_architecture(architecture)
     tokenizer = _toy_tokenizer(parts["text_encoder"]["max_position_embeddings"])
     marks = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    torch.manual_seed(seed)
-    with _default_dtype(dtype):
+    with torch.random.fork_rng(devices=[]), _default_dtype(dtype):
+        torch.manual_seed(seed)
         text_encoder = CLIPTextModel(CLIPTextConfig(**parts["text_encoder"] | marks))
         vision = CLIPVisionModelWithProjection(CLIPVisionConfig(**parts["image_encoder"]))
         vae = AutoencoderKL.from_config(parts["vae"])

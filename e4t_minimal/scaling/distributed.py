@@ -94,7 +94,7 @@ def pretrain_on(
     optimizer = adamw(parameter_groups(model, schedule), schedule.eight_bit)
     state = _State(accelerator, model, pictures, schedule, run)
     first = state.load(optimizer)
-    learner, optimizer = accelerator.prepare(_Learner(model, schedule.weights), optimizer)
+    learner, optimizer = accelerator.prepare(Learner(model, schedule.weights), optimizer)
     for index in range(first, schedule.steps):
         batch, noise, t = _draw_batch(accelerator, model, pictures, schedule, index)
         learner.train()
@@ -114,11 +114,13 @@ def pretrain_on(
         gradients = 0.0 if accelerator.scaler else norm.item()
         checks.still_finite(index, loss=losses["total"], gradients=gradients)
         optimizer.step()
+        if optimizer.step_was_skipped:
+            checks.warn_of_overflow(index)
         state.save(optimizer, index + 1)
         yield Step(index, losses)
 
 
-class _Learner(nn.Module):
+class Learner(nn.Module):
     """What the processes keep equal: encoder and offsets, and nothing of the frozen base.
 
     Its forward pass is the loss.
@@ -131,7 +133,18 @@ class _Learner(nn.Module):
         self._loss = partial(model.loss, weights=weights)
 
     def forward(self, batch: Batch, noise: torch.Tensor, t: torch.Tensor) -> dict:
-        return self._loss(batch, noise, t)
+        with _uncached(t.device):
+            return self._loss(batch, noise, t)
+
+
+def _uncached(device: torch.device) -> torch.autocast:
+    """Accelerate's autocast as it is, but for its cache.
+
+    That would keep half-precision copies of weights from where no gradients were wanted (the
+    encoder's features), and the offsets' gradients would end there.
+    """
+    half = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=half, cache_enabled=False)
 
 
 def _draw_batch(

@@ -115,7 +115,11 @@ def _square_to_keep(
         return None, None
     if alpha is not None:
         subject = alpha.point([0] * 128 + [255] * 128).getbbox()
-        return _square(subject, picture.size), "cut to a square around what is not transparent"
+        left, top, right, bottom = subject
+        note = "cut to a square around what is not transparent"
+        if max(right - left, bottom - top) > min(width, height):
+            note += f", whose ends are cut off: it is {right - left} x {bottom - top}"
+        return _square(subject, picture.size), note
     middle = (width // 2, height // 2, width // 2, height // 2)
     return _square(middle, picture.size, min(width, height)), (
         f"{full_size[0]} x {full_size[1]} is not square: the middle was kept; "
