@@ -19,7 +19,9 @@ import torch
 import transformers.utils
 from accelerate import Accelerator
 from diffusers import (
+    CMStochasticIterativeScheduler,
     DDIMScheduler,
+    EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -617,6 +619,13 @@ def test_a_base_is_not_saved_with_offsets_on_it(tmp_path):
 def test_schedulers_for_another_kind_of_answer(small, scheduler):
     with pytest.raises(ValueError, match="does not fit the base, which says 'v_prediction'"):
         sample(small, "a face", steps=1, scheduler=scheduler())
+
+
+@pytest.mark.parametrize("scheduler", [EDMEulerScheduler, CMStochasticIterativeScheduler])
+def test_schedulers_that_scale_in_another_way(small, scheduler):
+    made = scheduler.from_config(small.scheduler.config)
+    with pytest.raises(ValueError, match=f"This {scheduler.__name__} does not fit the base"):
+        sample(small, "a face", steps=2, scheduler=made)
 
 
 @pytest.mark.parametrize("prompt", ["S*", "S*, smiling", "a photo of S*.", "S*'s face", "S*-S*!"])

@@ -92,8 +92,10 @@ def set_scheduler(base, scheduler, steps: int):
     ValueError for one that takes the U-Net's answer for something else than it is.
     """
     answer = base.scheduler.config.prediction_type
-    of_its_kind = hasattr(scheduler, "init_noise_sigma") and hasattr(scheduler, "scale_model_input")
-    if not of_its_kind or scheduler.config.get("prediction_type") != answer:
+    # EDM's is listed among them, but scales what the U-Net sees and says in a way of its own
+    kinds = [kind for kind in base.scheduler.compatibles if kind.__name__ != "EDMEulerScheduler"]
+    fits = isinstance(scheduler, tuple(kinds))
+    if not fits or scheduler.config.get("prediction_type") != answer:
         name = type(scheduler).__name__
         raise ValueError(
             f"This {name} does not fit the base, which says {answer!r}. Make one of diffusers' for "
