@@ -17,7 +17,7 @@ from .placeholder import Placeholder
 from .regularizers import TERMS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Pictures with their prompts, as the loss wants them."""
 
@@ -42,7 +42,7 @@ class Batch:
         return replace(self, **changes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """Everything on the way from noisy pictures to what the U-Net says of them."""
 

@@ -18,7 +18,7 @@ from .placeholder import TOKEN
 DRAWN_AT_ONCE = 32  # pictures
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SampleStep:
     """One denoising step of B pictures."""
 

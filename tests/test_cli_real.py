@@ -62,6 +62,20 @@ def test_a_first_run_may_be_asked_to_go_on(pretrain, tmp_path):
     assert "no state to go on from" in done.output
 
 
+def test_a_domain_can_be_tried_before_its_training_ends(pretrain, tmp_path, monkeypatch):
+    found = []
+    save = E4T.save_pretrained
+
+    def watched(self, folder, **facts):
+        save(self, folder, **facts)
+        found.append((read_config(folder)["steps"], (tmp_path / "one/state.safetensors").exists()))
+
+    monkeypatch.setattr(E4T, "save_pretrained", watched)
+    done = pretrain(tmp_path / "one", "--steps", 5, "--save-every", 2)
+    assert done.exit_code == 0, done.output
+    assert found == [(2, True), (4, True), (5, True)]
+
+
 def test_without_a_state_a_run_that_goes_on_does_not_take_the_toy(tmp_path):
     out = tmp_path / "domain"
     done = e4t("pretrain", FACES, "--cpu", "--out", out, "--steps", 1, "--resume")

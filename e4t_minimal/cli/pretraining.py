@@ -1,5 +1,6 @@
 """`e4t pretrain`: phase 1 on your own pictures, on one device or many, stopped and resumed."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from ..model import E4T
-    from ..train import Schedule
+    from ..train import Schedule, Step
 
 Options = TypeVar("Options")
 
@@ -116,7 +117,9 @@ class RunOptions:
     """Where it is kept, and where it runs."""
 
     out: Out = Path("outputs/domain")
-    save_every: Annotated[int, typer.Option(min=1)] = 500
+    save_every: Annotated[
+        int, typer.Option(min=1, help="Steps between two states, and two models to try.")
+    ] = 500
     resume: Annotated[
         bool,
         typer.Option(
@@ -209,14 +212,29 @@ def pretrain(
         schedule,
         Run(run.out, run.save_every, run.resume, options),
     )
-    follow(steps, schedule.steps, "pretrain", every=5, hidden=not accelerator.is_main_process)
-    if accelerator.is_main_process:
-        folder = run.out / "model"
-        model.save_pretrained(
-            folder, steps=schedule.steps, seed=schedule.seed, batch=schedule.batch
-        )
+    folder = run.out / "model"
+    main = accelerator.is_main_process
+    if main:
+        steps = _saving(steps, model, folder, schedule, run.save_every)
+    follow(steps, schedule.steps, "pretrain", every=5, hidden=not main)
+    if main:
+        _save(model, folder, schedule, schedule.steps)
         typer.echo(f"{folder}  use it with `e4t personalize PICTURE --weights {folder}`")
     accelerator.end_training()
+
+
+def _saving(
+    steps: Iterator["Step"], model: "E4T", folder: Path, schedule: "Schedule", every: int
+) -> Iterator["Step"]:
+    """The steps, with the domain saved on the way, so that it can be tried before the end."""
+    for step in steps:
+        if (step.index + 1) % every == 0:
+            _save(model, folder, schedule, step.index + 1)
+        yield step
+
+
+def _save(model: "E4T", folder: Path, schedule: "Schedule", steps: int):
+    model.save_pretrained(folder, steps=steps, seed=schedule.seed, batch=schedule.batch)
 
 
 def _as_started(context: typer.Context, started: dict, options: Options) -> Options:
