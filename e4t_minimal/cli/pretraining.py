@@ -128,12 +128,19 @@ class RunOptions:
     ] = False
     cpu: Annotated[bool, typer.Option(help="Not on a GPU.")] = False
 
-    def check(self, **sources: str | Path | None) -> None:
-        """ValueError if something else lies where it should be written, or nothing can be."""
+    @property
+    def state(self) -> Path:
+        return self.out / "state.safetensors"
+
+    def check(self, pictures: str, start: StartOptions) -> None:
+        """ValueError if something else lies where it should be written, or nothing can be.
+
+        And if a run should go on of which nothing is known.
+        """
         from ..helpers.files import OWN, check_apart, check_writable
 
-        check_apart(self.out, **sources)
-        check_writable(self.out / "state.safetensors")
+        check_apart(self.out, pictures=pictures, weights=start.weights, base=local(start.base))
+        check_writable(self.state)
         if not self.resume:
             # what a run that was killed before its first state has left is no obstacle
             names = [path.name for path in self.out.iterdir()] if self.out.exists() else []
@@ -142,7 +149,12 @@ class RunOptions:
                     f"{self.out} is not empty; nothing was written. Go on from it with --resume, "
                     "or choose another --out."
                 )
-        elif not (self.out / "state.safetensors").exists():
+        elif not self.state.exists():
+            if start.base is None and start.weights is None:
+                raise ValueError(
+                    f"{self.out} holds no state yet, so nothing says how the run was started: "
+                    "give --base (or --weights) and its other options again."
+                )
             typer.echo(f"{self.out} holds no state to go on from: starting at step 0")
 
 
@@ -171,13 +183,8 @@ def pretrain(
     from ..scaling.folders import Pictures
     from ..train import PRETRAINING
 
-    run.check(pictures=source, weights=start.weights, base=local(start.base))
+    run.check(source, start)
     started = Run(run.out, resume=run.resume).started_with()
-    if run.resume and not started and start.base is None and start.weights is None:
-        raise ValueError(
-            f"{run.out} holds no state yet, so nothing says how the run was started: give --base "
-            "(or --weights) and its other options again."
-        )
     start = _as_started(context, started, start)
     learning = _as_started(context, started, learning)
     memory = _as_started(context, started, memory)
