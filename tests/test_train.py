@@ -307,11 +307,3 @@ def test_in_fp16_a_step_with_infinite_gradients_is_left_out_and_said():
     with pytest.warns(UserWarning, match="Step 7 was left out"):
         step_scaled(scaler, optimizer, 7)
     assert p == 1
-
-
-def test_offsets_that_are_exchanged_while_they_learn_are_noticed(model, data):
-    loop = pretrain(model, data, PRETRAINING.replace(steps=3, batch=2))
-    next(loop)
-    model.fold()  # other parameters than those of the optimizer
-    with pytest.raises(ValueError, match="not in the model any more"):
-        next(loop)

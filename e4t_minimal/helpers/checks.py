@@ -133,16 +133,6 @@ def still_finite(step: int, **numbers: float):
             )
 
 
-def all_learn(optimizer):
-    """ValueError if no gradient at all has reached one of an optimizer's groups of parameters."""
-    for group in optimizer.param_groups:
-        if group["params"] and all(p.grad is None for p in group["params"]):
-            raise ValueError(
-                "A part of what should learn is not in the model any more: were its offsets "
-                "folded, or others put in their place, while it learned? Begin the training anew."
-            )
-
-
 def warn_of_overflow(step: int):
     """In fp16: a step whose gradients were too large for it was left out, and the next goes on."""
     warnings.warn(

@@ -2,7 +2,7 @@
 
 import torch
 
-from .checks import all_learn, warn_of_overflow
+from .checks import warn_of_overflow
 
 
 def adamw(groups: list[dict], eight_bit: bool = False) -> torch.optim.Optimizer:
@@ -20,11 +20,7 @@ def adamw(groups: list[dict], eight_bit: bool = False) -> torch.optim.Optimizer:
 
 
 def step_scaled(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, index: int):
-    """Take step `index`; if its scaled gradients are infinite it is left out, with a warning.
-
-    ValueError if a part of what should learn has no gradients at all.
-    """
-    all_learn(optimizer)
+    """Take step `index`; if its scaled gradients are infinite it is left out, with a warning."""
     scale = scaler.get_scale()
     scaler.step(optimizer)
     scaler.update()

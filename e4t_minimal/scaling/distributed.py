@@ -113,7 +113,6 @@ def pretrain_on(
         # in fp16, infinite gradients tell the scaler to leave the step out
         gradients = 0.0 if accelerator.scaler else norm.item()
         checks.still_finite(index, loss=losses["total"], gradients=gradients)
-        checks.all_learn(optimizer)
         optimizer.step()
         if optimizer.step_was_skipped:
             checks.warn_of_overflow(index)
