@@ -211,7 +211,7 @@ def test_small_evaluation(base, one_step):
 
 
 def test_people_whom_the_base_knows_by_name_are_drawn_as_themselves(base, monkeypatch):
-    monkeypatch.setattr("e4t_minimal.evaluation.scores.sample_and_score", drawn_in(5))
+    monkeypatch.setattr("e4t_minimal.evaluation.scores.sample_and_score", drawn_in(3))
     known = named_scores(base, People(count=2))
     assert known["identity"]["mean"] > 0.9
     assert 0 < known["diversity"]["mean"] < 0.307  # of the class word, which is eight people
