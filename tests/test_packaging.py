@@ -82,7 +82,7 @@ def test_the_installed_package_finds_its_data(programs, tmp_path):
 
 
 def test_the_demo_runs_in_an_empty_folder(programs, tmp_path):
-    output = run(programs / "e4t", "demo", "--steps", 1, cwd=tmp_path)
+    output = run(programs / "e4t", "demo", "--steps", 1, "--denoising", 2, cwd=tmp_path)
     assert "identity" in output
     assert Image.open(tmp_path / "outputs/demo.png").width > 500
 

@@ -7,7 +7,7 @@ import typer
 
 from .. import DATA
 from .loading import load_model, load_picture
-from .options import BaseOptions, Steps, command
+from .options import BaseOptions, Denoising, Steps, command
 from .writing import follow
 
 
@@ -21,6 +21,7 @@ def demo(
     ] = None,
     steps: Steps = 10,  # five more win nothing: docs/results.md
     seed: int = 3,  # of 0 to 7: clean pictures, and strangers who are least like her
+    denoising: Denoising = 10,
     out: Path = Path("outputs/demo.png"),
 ):
     """Learn the face of one picture, draw it in eight prompts, and score the result."""
@@ -44,8 +45,8 @@ def demo(
     )
     schedule = PERSONALIZATION.replace(steps=steps, seed=seed)
     seconds = follow(personalize(model, image, schedule), steps, "personalize")
-    pictures = sample(model, prompts, seed=seed)
-    plain_pictures = sample(model.detach(), plain_prompts, seed=seed)
+    pictures = sample(model, prompts, steps=denoising, seed=seed)
+    plain_pictures = sample(model.detach(), plain_prompts, steps=denoising, seed=seed)
 
     judge = Judge.from_pretrained()
     one = judge.identify(image, "face")  # the results are held against what the judge sees here
