@@ -81,7 +81,7 @@ class Base:
         return self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
 
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
-        """Scaled latents (B, C, h, w) -> PIL pictures."""
+        """Scaled latents (B, C, h, w) -> PIL pictures; ValueError for pixels of NaN."""
         pixels = self.vae.decode(latents / self.vae.config.scaling_factor).sample
         checks.can_be_seen(pixels)
         bytes_ = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte()

@@ -105,21 +105,20 @@ def test_without_s_it_is_the_stock_pipeline(folder):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_half_precision_base_learns_in_fp32(folder, name, dtype):
-    count = {"sd15": 2, "sd21": 1}[name]  # the larger words take their time in half precision
+def test_a_half_precision_base_learns_in_fp32(folder, dtype):
     base = load_base(folder, dtype=dtype)
     for part in (base, base.vae, base.text_encoder, base.vision):
         assert part.dtype == dtype
     model, image = E4T(base, "face"), Image.new("RGB", (64, 64), "pink")
     at_start = [p.clone() for p in model.parameters()]
-    data = prepare(model, [image] * count, ["a photo of S*"] * count)
-    steps = list(pretrain(model, data, PRETRAINING.replace(steps=2, batch=count, micro=1)))
+    data = prepare(model, [image] * 2, ["a photo of S*"] * 2)
+    steps = list(pretrain(model, data, PRETRAINING.replace(steps=2, batch=2, micro=1)))
     assert np.isfinite(steps[-1].losses["total"])
     learned = model.parameters()
     assert all(p.dtype == torch.float32 for p in learned)
     assert any(not torch.equal(a, b) for a, b in zip(at_start, learned, strict=True))
     assert all(torch.isfinite(p).all() for p in learned)
-    assert sample(model, "a photo of S*", image, steps=1)[0].size == (64, 64)
+    assert sample(model, "a photo of S*", image, steps=2)[0].size == (64, 64)
     model.detach()
 
 

@@ -117,9 +117,9 @@ def test_autocast_lets_all_gradients_through(base, folder):
     data = prepare(model, pictures.take(2), ["a photo of S*"] * 2)
     drawn = draw_batch(model, data, SCHEDULE.replace(batch=2), 0)
     torch.nn.init.normal_(model.encoder.join[-1].weight, std=0.1)
-    learner, found = Learner(model, {"l2": 0.01}), {}
+    learner = Learner(model, {"l2": 0.01})
+    found = {}
     for half in (False, True):
-        model.encoder.zero_grad()
         learner.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             losses = learner(*drawn)

@@ -112,9 +112,6 @@ def test_a_rehearsal_allocates_nothing_and_counts_everything():
 
 def test_plan_knows_the_true_numbers():
     architecture = narrow(read_architecture("sd15"), 32)
-    architecture["unet"]["layers_per_block"] = architecture["vae"]["layers_per_block"] = 1
-    for tower in ("text_encoder", "image_encoder"):
-        architecture[tower]["num_hidden_layers"] = 4
     two = WHOLE.replace(batch=2)
     said = plan(architecture, schedule=two, resolution=64, dtype=torch.float32)
     base = build(architecture, resolution=64)

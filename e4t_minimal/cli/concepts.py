@@ -96,8 +96,13 @@ def personalize(
     from ..sample import sample
     from ..train import PERSONALIZATION, personalize
 
-    sources = {"picture": picture, "mask": subject.mask, "weights": domain.folder}
-    check_target(result.out, **sources, base=local(base.base))
+    check_target(
+        result.out,
+        picture=picture,
+        mask=subject.mask,
+        weights=domain.folder,
+        base=local(base.base),
+    )
     image = load_picture(picture, subject.box, subject.mask)
     mask = None
     if subject.mask:  # then the encoder sees what lies around the subject too, as in phase 1
@@ -110,8 +115,13 @@ def personalize(
     schedule = changes.change(learning.change(PERSONALIZATION))
     follow(personalize(model, image, schedule, mask), schedule.steps, "personalize")
     model.save_pretrained(result.out, steps=schedule.steps, seed=schedule.seed)
-    how = {"steps": result.denoising, "guidance": result.guidance, "seed": schedule.seed}
-    pictures = sample(model, result.prompt, **how)
+    pictures = sample(
+        model,
+        result.prompt,
+        steps=result.denoising,
+        guidance=result.guidance,
+        seed=schedule.seed,
+    )
     write_pictures(result.out / "pictures", pictures, result.prompt)
 
 

@@ -152,9 +152,8 @@ def check_patterns(model: E4T | Base, patterns: tuple[str, ...]):
     """ValueError for a pattern that fits none of the model's names."""
     known = names(model)
     for pattern in patterns:
-        of_a_step = re.fullmatch(
-            r"latent\[[\d*?]+\]", pattern
-        )  # which there are, the drawing decides
+        # which steps there are, the drawing decides
+        of_a_step = re.fullmatch(r"latent\[[\d*?]+\]", pattern)
         if not of_a_step and not any(matches(name, pattern) for name in known):
             examples = ", ".join((known[0], known[1], known[6]))
             raise ValueError(

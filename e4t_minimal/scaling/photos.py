@@ -118,7 +118,7 @@ def _square_to_keep(
         left, top, right, bottom = subject
         note = "cut to a square around what is not transparent"
         if max(right - left, bottom - top) > min(width, height):
-            note += f", whose ends are cut off: it is {right - left} x {bottom - top}"
+            note += ", whose ends are cut off"
         return _square(subject, picture.size), note
     middle = (width // 2, height // 2, width // 2, height // 2)
     return _square(middle, picture.size, min(width, height)), (
